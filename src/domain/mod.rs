@@ -1,0 +1,14 @@
+//! What every room may speak of: images on a grid in space, masks, labels, where a result came from.
+//!
+//! Plain data: no I/O, no async, no model. Arrays are indexed [channel, slice, row, column];
+//! coordinates are millimetres in the DICOM patient system (LPS: +x left, +y posterior, +z superior).
+
+mod geometry;
+mod label;
+mod uid;
+mod volume;
+
+pub use geometry::Geometry;
+pub use label::{Code, Label};
+pub use uid::{Uid, UidError};
+pub use volume::{Provenance, Segmentation, Volume};

@@ -1,0 +1,84 @@
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// A valid DICOM unique identifier (PS3.5 section 9.1): at most 64 characters, digits in dotted components
+/// without leading zeros. Safe as a file name, which is why outside text becomes one before it meets a path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Uid(String);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a valid DICOM UID ({length} characters; at most 64, digits and dots, no empty component or leading zero)"
+)]
+pub struct UidError {
+    length: usize,
+}
+
+impl Uid {
+    /// # Errors
+    /// If `text`, less trailing NUL or space padding, is not a UID.
+    pub fn parse(text: &str) -> Result<Self, UidError> {
+        let text = text.trim_end_matches(['\0', ' ']);
+        let component = |c: &str| {
+            !c.is_empty()
+                && c.bytes().all(|b| b.is_ascii_digit())
+                && (c == "0" || !c.starts_with('0'))
+        };
+        if text.len() <= 64 && text.contains('.') && text.split('.').all(component) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(UidError { length: text.len() })
+        }
+    }
+
+    /// The same UID for the same parts, in the UUID-derived root 2.25 (PS3.5 annex B.2).
+    #[must_use]
+    pub fn derived(parts: &[&str]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        let digest = hash.finalize();
+        let mut bytes = [0_u8; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        bytes[6] = (bytes[6] & 0x0f) | 0x80; // version 8 of RFC 9562: custom, here a hash
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        Self(format!("2.25.{}", u128::from_be_bytes(bytes)))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_text_is_refused_before_it_can_reach_a_path() {
+        for bad in
+            ["", "1", "../1.2", "1..2", "1.02", "1.2/3", "1.2.a", &format!("1.{}", "2".repeat(64))]
+        {
+            assert!(Uid::parse(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(Uid::parse("1.2.840.10008.1.1\0").unwrap().as_str(), "1.2.840.10008.1.1");
+    }
+
+    #[test]
+    fn derived_uids_are_valid_stable_and_keep_part_boundaries() {
+        let uid = Uid::derived(&["a", "bc"]);
+        assert_eq!(uid, Uid::derived(&["a", "bc"]));
+        assert_ne!(uid, Uid::derived(&["ab", "c"]));
+        assert_eq!(Uid::parse(uid.as_str()).unwrap(), uid);
+    }
+}

@@ -1,0 +1,19 @@
+//! cDAL segmentation next to the scanner: the map of rooms.
+//!
+//! Data flows one way: `ingest` → `spool` → `segmenter` (`bundle` + `sampler` + `engine`) → `deliver`.
+//! Which room may import which is held by `tests/it/rooms.rs`.
+
+pub mod bundle;
+pub mod cli;
+pub mod codec;
+pub mod config;
+pub mod daemon;
+pub mod deliver;
+pub mod domain;
+pub mod engine;
+pub mod ingest;
+pub mod sampler;
+pub mod segmenter;
+pub mod spool;
+pub mod telemetry;
+pub mod train;
