@@ -9,6 +9,7 @@ runtime's gradient builder can differentiate and keeps parameters in their publi
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,11 @@ class Map:
 class Graph:
     """Nodes and initializers of one graph, over the weights of `state` (published keys)."""
 
-    def __init__(self, state: dict[str, np.ndarray]):
+    def __init__(self, state: dict[str, np.ndarray],
+                 initial: Callable[[str, tuple[int, ...]], np.ndarray] | None = None):
+        """`initial` gives a first value for keys that `state` lacks; without it they are refused."""
         self.state = state
+        self.initial = initial
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.inputs: list[onnx.ValueInfoProto] = []
@@ -68,6 +72,8 @@ class Graph:
 
     def weight(self, key: str, *shape: int) -> np.ndarray:
         """The value of a published key, checked against the shape that the parameters ask for."""
+        if key not in self.state and self.initial:
+            self.state[key] = self.initial(key, shape)
         value = self.state.get(key)
         if value is None:
             raise Refused(f"the checkpoint has no tensor {key!r}; the parameters ask for it with shape {list(shape)}")
@@ -235,8 +241,9 @@ class TrainingGraph(Graph):
     def normalise(self, x: Map, groups: int, epsilon: float) -> Map:
         length = x.channels // groups * x.size**2
         flat = self.op("Reshape", x.name, self.ints(0, groups, -1))
-        ones = self.constant(np.ones(length, np.float32), f"ones_{length}")
-        zeros = self.constant(np.zeros(length, np.float32), f"zeros_{length}")
+        # One pair a node: the builder names a scale's gradient after it, and two nodes would clash.
+        ones = self.constant(np.ones(length, np.float32), f"ones_{len(self.nodes)}")
+        zeros = self.constant(np.zeros(length, np.float32), f"zeros_{len(self.nodes)}")
         y, *_ = self.op("LayerNormalization", flat, ones, zeros, outputs=3, axis=-1, epsilon=epsilon)
         return Map(self.op("Reshape", y, self.ints(0, x.channels, x.size, x.size)), x.channels, x.size)
 
