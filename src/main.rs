@@ -1,3 +1,7 @@
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cdal::cli::run(cdal::cli::Arguments::parse())
 }
