@@ -3,5 +3,5 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    cdal::cli::run(cdal::cli::Arguments::parse())
+    cdal::cli::run(cdal::cli::CommandLine::parse()).into()
 }

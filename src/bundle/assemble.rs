@@ -78,14 +78,17 @@ impl Assembly {
             Decision::Threshold { foreground } => {
                 let flip = foreground == Polarity::Negative;
                 let toward = |share: f32| if flip { 1.0 - share } else { share };
-                Zip::from(&mut mask).and(rounded.index_axis(Axis(0), 0)).for_each(|value, &share| {
-                    // 1 - rounded mean, so that a tie falls to where the published polarity puts it
-                    *value = u8::from(toward(share.round_ties_even()) > 0.5);
-                });
+                Zip::from(&mut mask).and(rounded.index_axis(Axis(0), 0)).for_each(
+                    |value, &share| {
+                        // 1 - rounded mean, so that a tie falls to where the published polarity puts it
+                        *value = u8::from(toward(share.round_ties_even()) > 0.5);
+                    },
+                );
                 agreement.push(means.index_axis(Axis(0), 0).mapv(toward));
             }
         }
-        let on_source: Vec<Array3<f32>> = agreement.iter().map(|share| grid.to_source(share)).collect();
+        let on_source: Vec<Array3<f32>> =
+            agreement.iter().map(|share| grid.to_source(share)).collect();
         let views: Vec<_> = on_source.iter().map(|share| share.view()).collect();
         Segmentation {
             mask: grid.to_source(&mask),

@@ -70,7 +70,9 @@ impl TryFrom<String> for Orientation {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("orientation {text:?} is not three letters, one of L/R, one of A/P, one of S/I");
+        let wrong = || {
+            format!("orientation {text:?} is not three letters, one of L/R, one of A/P, one of S/I")
+        };
         let letters: Vec<char> = text.chars().collect();
         let [a, b, c] = letters[..] else { return Err(wrong()) };
         let mut axes = [(0, false); 3];
@@ -275,7 +277,8 @@ impl Manifest {
             ),
             Windows::Tiles => check(
                 self.input.resize.is_some_and(|r| r[0] % height == 0 && r[1] % width == 0),
-                "windows of kind tiles need an input.resize that is a multiple of input.size".into(),
+                "windows of kind tiles need an input.resize that is a multiple of input.size"
+                    .into(),
             ),
             Windows::Sliding { size, overlap, padding } => check(
                 size[..2] == self.input.size
@@ -286,7 +289,8 @@ impl Manifest {
             ),
         }
         check(
-            (self.input.kind == InputKind::Volume) == matches!(self.windows, Windows::Sliding { .. }),
+            (self.input.kind == InputKind::Volume)
+                == matches!(self.windows, Windows::Sliding { .. }),
             "input.kind volume goes with sliding windows, image with whole or tiles".into(),
         );
         let values: Vec<u8> = self.labels.iter().map(|label| label.value).collect();

@@ -30,8 +30,12 @@ pub enum BundleError {
     Digest { path: PathBuf, found: String, expected: String },
     #[error("the image has {found} colour channels and the model {model} takes {expected}")]
     Channels { model: String, found: usize, expected: usize },
-    #[error("the image is {found}, larger than the {largest} that the model {model} was made for; crop it to the structure")]
+    #[error(
+        "the image is {found}, larger than the {largest} that the model {model} was made for; crop it to the structure"
+    )]
     TooLarge { model: String, found: String, largest: String },
-    #[error("the model {model} takes single images and this case has {slices} slices; send one slice a case")]
+    #[error(
+        "the model {model} takes single images and this case has {slices} slices; send one slice a case"
+    )]
     Slices { model: String, slices: usize },
 }

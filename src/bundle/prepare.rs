@@ -124,7 +124,8 @@ fn refuse_misfits(
     if let Some(largest) = input.largest
         && (rows > largest[0] || columns > largest[1] || slices > largest[2])
     {
-        let name = |[r, c, s]: [usize; 3]| format!("{r} x {c} x {s} (rows, columns, slices as oriented)");
+        let name =
+            |[r, c, s]: [usize; 3]| format!("{r} x {c} x {s} (rows, columns, slices as oriented)");
         return Err(BundleError::TooLarge {
             model: model(),
             found: name([rows, columns, slices]),

@@ -1,36 +1,99 @@
-//! The command line: one file for each subcommand. The only room that prints, and where `anyhow` ends.
+//! The command line: one file for each subcommand. The only room that prints, and the only one that uses
+//! `anyhow`. Human text goes to stderr, data to stdout.
 
+mod bundle;
+mod files;
+mod phantom;
+mod segment;
 mod train;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
-/// Few-step diffusion segmentation next to the scanner.
+use crate::engine::{Options, Provider};
+
 #[derive(Debug, Parser)]
-#[command(name = "cdal", version)]
-pub struct Arguments {
+#[command(name = "cdal", version, about)]
+pub struct CommandLine {
+    /// error, warn, info, debug or trace; `CDAL_LOG` overrides it.
+    #[arg(long, global = true, default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log: String,
     #[command(subcommand)]
-    command: Command,
+    pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
+    /// Segment images once: DICOM, NIfTI, PNG or TIFF in, masks out
+    Segment(segment::Args),
     /// Train a generator and leave a finished bundle
-    Train(train::Arguments),
+    Train(train::Args),
+    /// Check or describe a model bundle
+    Bundle(bundle::Args),
+    /// Make synthetic cases with ground truth
+    Phantom(phantom::Args),
 }
 
-/// Runs the command that was asked for.
-#[must_use]
-pub fn run(arguments: Arguments) -> ExitCode {
-    let result = match arguments.command {
-        Command::Train(arguments) => train::run(&arguments),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cdal: {error:#}");
-            ExitCode::from(1)
-        }
+/// How the process ends. The numbers are a contract; 2 (usage) is clap's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    Done = 0,
+    JobFailed = 1,
+    Usage = 2,
+    Internal = 70,
+    Configuration = 78,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(status as u8)
     }
+}
+
+/// Which runtime library and execution provider to use.
+#[derive(Debug, clap::Args)]
+struct EngineArgs {
+    /// ONNX Runtime library, in place of the one that is found
+    #[arg(long, value_name = "FILE")]
+    runtime: Option<PathBuf>,
+    /// Who runs the graphs; a GPU that cannot be used is an error, never a silent change to the CPU
+    #[arg(long, value_enum, default_value_t = ProviderArg::Cpu)]
+    provider: ProviderArg,
+    /// Threads inside an operator; the runtime chooses by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProviderArg {
+    Cpu,
+    Cuda,
+    Tensorrt,
+}
+
+impl EngineArgs {
+    fn options(&self) -> Options {
+        let provider = match self.provider {
+            ProviderArg::Cpu => Provider::Cpu,
+            ProviderArg::Cuda => Provider::Cuda,
+            ProviderArg::Tensorrt => Provider::TensorRt,
+        };
+        Options { provider, device: 0, intra_threads: self.threads.map(usize::from) }
+    }
+}
+
+/// Runs a command; the one place that prints errors.
+#[must_use]
+pub fn run(command_line: CommandLine) -> ExitStatus {
+    let result = match command_line.command {
+        Command::Segment(args) => segment::run(args),
+        Command::Train(args) => train::run(&args),
+        Command::Bundle(args) => bundle::run(args),
+        Command::Phantom(args) => phantom::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("cdal: {error:#}");
+        ExitStatus::JobFailed
+    })
 }

@@ -1,14 +1,14 @@
 use std::path::PathBuf;
 
-use clap::Args;
+use super::ExitStatus;
 
 use crate::{
     engine::{Purpose, Runtime},
     train::{Config, Progress, train},
 };
 
-#[derive(Debug, Args)]
-pub struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// Training configuration, such as configs/train-phantom.toml
     #[arg(long)]
     config: PathBuf,
@@ -20,12 +20,12 @@ pub struct Arguments {
     runtime: Option<PathBuf>,
 }
 
-pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub fn run(arguments: &Args) -> anyhow::Result<ExitStatus> {
     let config = Config::read(&arguments.config)?;
     let runtime = Runtime::load(Purpose::Training, arguments.runtime.as_deref())?;
     let bundle = train(&config, &runtime, arguments.resume, show)?;
     println!("{}", bundle.display());
-    Ok(())
+    Ok(ExitStatus::Done)
 }
 
 fn show(progress: &Progress) {

@@ -7,6 +7,7 @@
 pub mod dicom;
 mod error;
 mod input;
+pub mod mask_png;
 pub mod nifti;
 pub mod overlay;
 mod raster;

@@ -19,7 +19,9 @@ pub enum EngineError {
     NoLibrary { purpose: &'static str, looked: String, remedy: &'static str },
     #[error("ONNX Runtime {version} at {path} cannot start: {reason}")]
     Start { version: String, path: String, reason: String },
-    #[error("execution provider {provider} cannot be used: {reason}; install its libraries or choose provider = \"cpu\"")]
+    #[error(
+        "execution provider {provider} cannot be used: {reason}; install its libraries or choose provider = \"cpu\""
+    )]
     Provider { provider: &'static str, reason: String },
     #[error("graph {graph} does not load: {reason}")]
     Graph { graph: &'static str, reason: String },

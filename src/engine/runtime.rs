@@ -124,7 +124,8 @@ fn candidates(purpose: Purpose, configured: Option<&Path>) -> Vec<Candidate> {
     if let Some(beside) = executable.as_deref().and_then(Path::parent) {
         list.push(found("beside the executable", newest_library(&beside.join(folder))));
     }
-    let starts = [executable.as_deref().and_then(Path::parent).map(Path::to_owned), env::current_dir().ok()];
+    let starts =
+        [executable.as_deref().and_then(Path::parent).map(Path::to_owned), env::current_dir().ok()];
     let mut project: Vec<PathBuf> = starts
         .iter()
         .flatten()

@@ -107,8 +107,7 @@ impl Structure {
         let rise = dice.around(3.0, 1.0);
         let (head, tail) = (dice.around(5.6, 0.4), dice.around(3.8, 0.3));
         let split = dice.around(-0.1, 0.06);
-        let parameter =
-            |n: usize| 2.0 * n as f64 / (CENTRELINE_POINTS - 1) as f64 - 1.0;
+        let parameter = |n: usize| 2.0 * n as f64 / (CENTRELINE_POINTS - 1) as f64 - 1.0;
         let centreline = (0..CENTRELINE_POINTS)
             .map(|n| {
                 let s = parameter(n);
@@ -160,10 +159,7 @@ impl Tissue {
         let background = dice.around(0.38, 0.03);
         Self {
             background,
-            parts: [
-                background + dice.around(0.36, 0.03),
-                background + dice.around(0.20, 0.02),
-            ],
+            parts: [background + dice.around(0.36, 0.03), background + dice.around(0.20, 0.02)],
             blobs: (0..8)
                 .map(|_| {
                     let at =
@@ -217,7 +213,10 @@ mod tests {
             for part in [1, 2] {
                 let count = truth.iter().filter(|&&v| v == part).count();
                 let millilitres = count as f64 * voxel / 1000.0;
-                assert!((0.3..3.0).contains(&millilitres), "seed {seed} part {part}: {millilitres}");
+                assert!(
+                    (0.3..3.0).contains(&millilitres),
+                    "seed {seed} part {part}: {millilitres}"
+                );
             }
             assert!(volume.samples.iter().all(|v| (0.0..=4095.0).contains(v)));
         }

@@ -1,6 +1,7 @@
 //! Noise schedule and posterior of the few-step diffusion (`Schedule`), as published.
 //!
-//! Computed in double precision, used in single: the tables agree with recorded ones within 1e-6.
+//! The posterior is computed in double precision and used in single; the tables agree with recorded ones
+//! within 1e-6.
 
 /// How the noise variance grows over the continuous time t in (0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,8 +73,15 @@ impl Schedule {
         let real: Vec<f64> = alpha_bar.windows(2).map(|w| 1.0 - w[1] / w[0]).collect();
         let betas: Vec<f64> = std::iter::once(1e-8).chain(real.iter().copied()).collect();
 
-        let a: Vec<f64> = betas.iter().map(|beta| (1.0 - beta).sqrt()).collect();
-        let a_cum = running_product(&a);
+        // In single precision, as published: a_0 rounds to 1, so that x_t at t = 0 is x_0 itself.
+        let a: Vec<f32> = betas.iter().map(|beta| (1.0 - beta).sqrt() as f32).collect();
+        let a_cum: Vec<f32> = a
+            .iter()
+            .scan(1.0, |product: &mut f32, a| {
+                *product *= a;
+                Some(*product)
+            })
+            .collect();
         let alpha_cum = running_product(&real.iter().map(|beta| 1.0 - beta).collect::<Vec<_>>());
         let posterior = (0..steps)
             .map(|i| {
@@ -90,12 +98,11 @@ impl Schedule {
                 }
             })
             .collect();
-        let single = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<_>>();
         Self {
             sigma: betas.iter().map(|beta| beta.sqrt() as f32).collect(),
             sigma_cum: a_cum.iter().map(|a| (1.0 - a * a).sqrt() as f32).collect(),
-            a: single(&a),
-            a_cum: single(&a_cum),
+            a,
+            a_cum,
             posterior,
         }
     }

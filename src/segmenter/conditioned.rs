@@ -51,7 +51,8 @@ impl Denoiser for Conditioned<'_> {
         x: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
     ) -> Result<Array4<f32>, EngineError> {
-        let rows: Vec<usize> = images.iter().map(|&image| self.crop_of[image] - self.first).collect();
+        let rows: Vec<usize> =
+            images.iter().map(|&image| self.crop_of[image] - self.first).collect();
         if rows.iter().all(|&row| row == rows[0]) {
             // One image: its features serve the whole batch without a copy.
             let features = self.features.slice(s![rows[0]..=rows[0], .., .., ..]);

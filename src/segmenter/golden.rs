@@ -36,8 +36,7 @@ impl Segmenter {
             let features = generator.condition(image.view())?;
             let mut denoiser = OneImage { generator, features };
             let ballots: Vec<_> = (0..votes).map(|vote| Ballot { image: 0, vote }).collect();
-            let x =
-                sample(&mut denoiser, &schedule, shape, &noise.view(), &ballots, |_, _, _| ())?;
+            let x = sample(&mut denoiser, &schedule, shape, &noise.view(), &ballots, |_, _, _| ())?;
             let mut tally = Tally::new(shape.label);
             x.axis_iter(Axis(0)).for_each(|x0| tally.add(x0));
             Ok::<_, crate::engine::EngineError>(tally.mean())

@@ -35,7 +35,9 @@ pub enum SegmenterError {
     Engine(#[from] EngineError),
     #[error("recorded noise: {0}")]
     Noise(String),
-    #[error("the golden case of {bundle} came out {difference:.2e} away from its record, {tolerance:.0e} is allowed; the bundle and this runtime do not belong together")]
+    #[error(
+        "the golden case of {bundle} came out {difference:.2e} away from its record, {tolerance:.0e} is allowed; the bundle and this runtime do not belong together"
+    )]
     Golden { bundle: String, difference: f32, tolerance: f32 },
 }
 
@@ -122,7 +124,11 @@ impl Segmenter {
         let recorded = request.noise.as_ref().map(|noise| noise.votes());
         let votes = request.votes.or(recorded).unwrap_or(self.bundle.manifest.votes).max(1);
         if let Some(noise) = &request.noise {
-            noise.check(&interface(&self.bundle.manifest), self.bundle.manifest.diffusion.steps, votes)?;
+            noise.check(
+                &interface(&self.bundle.manifest),
+                self.bundle.manifest.diffusion.steps,
+                votes,
+            )?;
         }
         let prepare = started.elapsed();
         let (bundle, request) = (Arc::clone(&self.bundle), request.clone());

@@ -75,8 +75,7 @@ impl Config {
     /// # Errors
     /// If the file cannot be read or a value is wrong; the message names the key.
     pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let wrong =
-            |reason: String| TrainError::Config(format!("{}: {reason}", path.display()));
+        let wrong = |reason: String| TrainError::Config(format!("{}: {reason}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
         let deserializer =
             toml::Deserializer::parse(&text).map_err(|e| wrong(e.message().to_owned()))?;
@@ -87,7 +86,10 @@ impl Config {
         for (fine, fault) in [
             (o.steps > 0, "optimiser.steps must be positive"),
             (o.batch > 0 && o.batch <= 4096, "optimiser.batch must be 1 to 4096"),
-            (rate(o.learning_rate) && rate(o.final_learning_rate), "learning rates must be positive"),
+            (
+                rate(o.learning_rate) && rate(o.final_learning_rate),
+                "learning rates must be positive",
+            ),
             (o.betas.iter().all(|b| (0.0..1.0).contains(b)), "optimiser.betas must lie in [0, 1)"),
             ((0.0..1.0).contains(&o.ema_decay), "optimiser.ema_decay must lie in [0, 1)"),
             (o.checkpoint_every > 0, "optimiser.checkpoint_every must be positive"),

@@ -166,10 +166,8 @@ impl Example {
     /// A crop by two normal numbers: five in six show the structure, where there is one.
     fn choose(&self, normals: &[f32]) -> bundle::Crop {
         let crops = &self.prepared.crops;
-        let telling: Vec<_> = crops
-            .iter()
-            .filter(|crop| self.label(**crop).iter().any(|&value| value > 0))
-            .collect();
+        let telling: Vec<_> =
+            crops.iter().filter(|crop| self.label(**crop).iter().any(|&value| value > 0)).collect();
         if telling.is_empty() || unit(normals[1], 6) == 0 {
             crops[unit(normals[0], crops.len())]
         } else {

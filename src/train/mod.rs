@@ -30,9 +30,13 @@ pub enum TrainError {
     Bundle(#[from] crate::bundle::BundleError),
     #[error("cdal_onnx {command} failed: {reason}")]
     Python { command: String, reason: String },
-    #[error("the loss became {loss} at step {step}; resume from the last checkpoint with a lower learning rate")]
+    #[error(
+        "the loss became {loss} at step {step}; resume from the last checkpoint with a lower learning rate"
+    )]
     Diverged { loss: f32, step: u64 },
-    #[error("{0}: a run stands there already; give --resume to go on with it, or another run_folder")]
+    #[error(
+        "{0}: a run stands there already; give --resume to go on with it, or another run_folder"
+    )]
     Exists(std::path::PathBuf),
 }
 

@@ -88,8 +88,8 @@ pub fn train(
         run.state.step += 1;
         window.add(loss);
         let step = run.state.step;
-        let is_checkpoint =
-            step.is_multiple_of(config.optimiser.checkpoint_every) || step == config.optimiser.steps;
+        let is_checkpoint = step.is_multiple_of(config.optimiser.checkpoint_every)
+            || step == config.optimiser.steps;
         if is_checkpoint || step.is_multiple_of(REPORT_EVERY) {
             let mut progress = window.close(step, config, rate);
             if is_checkpoint {
@@ -255,8 +255,7 @@ fn segment(
     for numbers in numbers.chunks(BATCH) {
         let mut tallies = vec![Tally::new(shape.label); numbers.len()];
         for vote in 0..manifest.votes {
-            let ballots: Vec<_> =
-                numbers.iter().map(|&image| Ballot { image, vote }).collect();
+            let ballots: Vec<_> = numbers.iter().map(|&image| Ballot { image, vote }).collect();
             let mut denoiser = UnderTraining { session, example };
             let x = sample(&mut denoiser, schedule, shape, &noise, &ballots, |_, _, _| ())?;
             for (tally, x0) in tallies.iter_mut().zip(x.axis_iter(Axis(0))) {
@@ -348,18 +347,18 @@ impl Window {
 
 fn append(path: &Path, progress: &Progress) -> Result<(), TrainError> {
     let line = serde_json::to_string(progress).expect("numbers serialise");
-    let mut out = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(|e| file(path, &e))?;
+    let mut out =
+        fs::OpenOptions::new().create(true).append(true).open(path).map_err(|e| file(path, &e))?;
     writeln!(out, "{line}").map_err(|e| file(path, &e))
 }
 
 fn read_floats(path: &Path, count: usize) -> Result<Vec<f32>, TrainError> {
     let bytes = fs::read(path).map_err(|e| file(path, &e))?;
     if bytes.len() != 4 * count {
-        let reason = format!("has {} bytes for {count} parameters; the run's parameters changed", bytes.len());
+        let reason = format!(
+            "has {} bytes for {count} parameters; the run's parameters changed",
+            bytes.len()
+        );
         return Err(TrainError::File { path: path.into(), reason });
     }
     Ok(bytes

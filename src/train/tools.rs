@@ -78,7 +78,8 @@ fn python(config: &Config, arguments: &[&OsStr]) -> Result<(), TrainError> {
         reason,
     };
     // The package stands in `onnx/` beside `.venv/`, or is installed.
-    let package = config.python.parent().and_then(|bin| bin.ancestors().nth(2)).map(|p| p.join("onnx"));
+    let package =
+        config.python.parent().and_then(|bin| bin.ancestors().nth(2)).map(|p| p.join("onnx"));
     let mut command = Command::new(&config.python);
     command.args(["-m", "cdal_onnx"]).args(arguments);
     if let Some(package) = package.filter(|package| package.is_dir()) {
@@ -103,9 +104,11 @@ pub(super) fn file(path: &Path, error: &std::io::Error) -> TrainError {
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     use std::io::Write;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut scratch =
-        tempfile::NamedTempFile::new_in(folder).map_err(|e| file(folder, &e))?;
-    scratch.write_all(bytes).and_then(|()| scratch.as_file().sync_all()).map_err(|e| file(path, &e))?;
+    let mut scratch = tempfile::NamedTempFile::new_in(folder).map_err(|e| file(folder, &e))?;
+    scratch
+        .write_all(bytes)
+        .and_then(|()| scratch.as_file().sync_all())
+        .map_err(|e| file(path, &e))?;
     scratch.persist(path).map_err(|e| file(path, &e.error))?;
     Ok(())
 }
@@ -130,7 +133,9 @@ pub(super) fn safetensors(arrays: &BTreeMap<String, ArrayD<f32>>) -> Result<Vec<
     let fault = |e: safetensors::SafeTensorError| TrainError::Runtime(e.to_string());
     let views: Vec<_> = bytes
         .iter()
-        .map(|(name, (shape, data))| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data).map_err(fault)?)))
+        .map(|(name, (shape, data))| {
+            Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data).map_err(fault)?))
+        })
         .collect::<Result<_, TrainError>>()?;
     safetensors::serialize(views, None).map_err(fault)
 }

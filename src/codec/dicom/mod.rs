@@ -13,6 +13,7 @@ mod samples;
 mod series;
 mod source;
 mod stack;
+mod synthetic;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use crate::domain::Uid;
 pub(super) use self::part10::is_dicom;
 pub use self::source::DicomSource;
 pub(super) use self::source::SourceSlice;
+pub use self::synthetic::encode_mr_series;
 
 /// To which study, series and instance a file belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]

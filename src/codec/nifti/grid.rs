@@ -23,6 +23,18 @@ pub struct NiftiGrid {
 }
 
 impl NiftiGrid {
+    /// 1 mm voxels that claim no place in space.
+    pub(super) fn unplaced() -> Self {
+        Self {
+            qform_code: 0,
+            sform_code: 0,
+            pixdim: [1.0; 4],
+            quatern: [0.0; 6],
+            srow: [[0.0; 4]; 3],
+            xyzt_units: 2,
+        }
+    }
+
     pub(super) fn from_header(header: &NiftiHeader) -> Self {
         let pixdim = &header.pixdim;
         Self {

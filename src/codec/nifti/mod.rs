@@ -18,7 +18,7 @@ use super::{Case, CodecError, MAX_SAMPLES, Source, file_stem, first_not_finite};
 use crate::domain::Volume;
 
 pub use self::grid::NiftiGrid;
-pub use self::write::encode_mask;
+pub use self::write::{encode_image, encode_mask};
 
 const HEADER: usize = 348;
 /// Deflate packs at most 1032 bytes into one (RFC 1951: 258 bytes in 2 bits).

@@ -2,14 +2,15 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ndarray::Array3;
+use ndarray::{Array3, ArrayView3};
 
 use super::NiftiGrid;
 use crate::codec::{CodecError, Source};
 use crate::domain::Geometry;
 
-const FORMAT: &str = "NIfTI mask";
+const FORMAT: &str = "NIfTI";
 const UINT8: i16 = 2;
+const FLOAT32: i16 = 16;
 /// Header and the four bytes that say no extension follows.
 const VOX_OFFSET: usize = 352;
 
@@ -27,29 +28,41 @@ pub fn encode_mask(
     let grid = match (source, geometry) {
         (Source::Nifti(grid), _) => (**grid).clone(),
         (_, Some(geometry)) => NiftiGrid::from_geometry(geometry),
-        (_, None) => NiftiGrid {
-            qform_code: 0,
-            sform_code: 0,
-            pixdim: [1.0; 4],
-            quatern: [0.0; 6],
-            srow: [[0.0; 4]; 3],
-            xyzt_units: 2,
-        },
+        (_, None) => NiftiGrid::unplaced(),
     };
-    let header = header(&grid, mask)?;
-    // Standard layout iterates columns fastest, as the file wants it.
     let voxels: Vec<u8> = mask.iter().copied().collect();
+    compress(&header(&grid, mask.dim(), UINT8)?, &voxels)
+}
+
+/// An image ([D, H, W]) as `.nii.gz`, float32, with `geometry` as qform and sform.
+///
+/// # Errors
+/// As [`encode_mask`].
+pub fn encode_image(
+    geometry: Option<&Geometry>,
+    image: ArrayView3<'_, f32>,
+) -> Result<Vec<u8>, CodecError> {
+    let grid = geometry.map_or_else(NiftiGrid::unplaced, NiftiGrid::from_geometry);
+    let voxels: Vec<u8> = image.iter().flat_map(|value| value.to_le_bytes()).collect();
+    compress(&header(&grid, image.dim(), FLOAT32)?, &voxels)
+}
+
+/// Voxels with columns fastest, as the file wants them and iteration gives them.
+fn compress(header: &[u8], voxels: &[u8]) -> Result<Vec<u8>, CodecError> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder
-        .write_all(&header)
-        .and_then(|()| encoder.write_all(&voxels))
+        .write_all(header)
+        .and_then(|()| encoder.write_all(voxels))
         .and_then(|()| encoder.finish())
         .map_err(|error| CodecError::encode(FORMAT, error))
 }
 
 /// The fields of `nifti1.h` that are not zero, each at its offset, little-endian.
-fn header(grid: &NiftiGrid, mask: &Array3<u8>) -> Result<[u8; VOX_OFFSET], CodecError> {
-    let (slices, rows, columns) = mask.dim();
+fn header(
+    grid: &NiftiGrid,
+    (slices, rows, columns): (usize, usize, usize),
+    datatype: i16,
+) -> Result<[u8; VOX_OFFSET], CodecError> {
     let mut bytes = [0; VOX_OFFSET];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     put(0, &348_i32.to_le_bytes());
@@ -59,8 +72,8 @@ fn header(grid: &NiftiGrid, mask: &Array3<u8>) -> Result<[u8; VOX_OFFSET], Codec
             .map_err(|_| CodecError::encode(FORMAT, "a side is longer than 32767 voxels"))?;
         put(40 + 2 * axis, &size.to_le_bytes());
     }
-    put(70, &UINT8.to_le_bytes());
-    put(72, &8_i16.to_le_bytes());
+    put(70, &datatype.to_le_bytes());
+    put(72, &(if datatype == UINT8 { 8_i16 } else { 32 }).to_le_bytes());
     for (index, size) in grid.pixdim.iter().enumerate() {
         put(76 + 4 * index, &size.to_le_bytes());
     }

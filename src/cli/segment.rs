@@ -1,0 +1,206 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{EngineArgs, ExitStatus, files::write_whole};
+use crate::{
+    codec::{self, Case, Source, mask_png, nifti, overlay, seg},
+    domain::Segmentation,
+    segmenter::{Outcome, RecordedNoise, Request, Segmenter},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Model bundle
+    #[arg(long, value_name = "DIR")]
+    bundle: PathBuf,
+    /// Where results go, named after their cases
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Independent samples a mask is voted from; the bundle says how many by default
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    votes: Option<u16>,
+    /// Of the noise; the same seed gives the same mask
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Recorded noise (x_init, z, noise) in place of the seed's, for inputs of one window
+    #[arg(long, value_name = "FILE")]
+    noise: Option<PathBuf>,
+    /// What to write; by default seg for DICOM, nifti for NIfTI, png for the rest
+    #[arg(long, value_enum, value_delimiter = ',')]
+    format: Vec<Format>,
+    /// One JSON object for each case on stdout
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// DICOM file or series folder, NIfTI, PNG or TIFF
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// DICOM Segmentation, binary
+    Seg,
+    /// NIfTI mask on the input's grid
+    Nifti,
+    /// The mask as pixels (label values) beside a picture of it on the image
+    Png,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    case: &'a str,
+    /// [D, H, W].
+    shape: &'a [usize],
+    votes: usize,
+    /// Voxels of each label.
+    voxels: Vec<usize>,
+    milliseconds: Milliseconds,
+    files: Vec<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Milliseconds {
+    decode: f64,
+    prepare: f64,
+    condition: f64,
+    denoise: f64,
+    assemble: f64,
+    encode: f64,
+}
+
+/// # Errors
+/// At the first case that cannot be read, segmented or written; nothing half-written stays behind.
+pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
+    let noise = args.noise.as_deref().map(RecordedNoise::read).transpose()?.map(Arc::new);
+    let segmenter = args.engine.open(&args.bundle)?;
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("{}: cannot be made", args.out.display()))?;
+    let request = Request { votes: args.votes.map(usize::from), seed: args.seed, noise };
+    for input in &args.inputs {
+        let started = Instant::now();
+        let cases = codec::read(input)?;
+        let decode = started.elapsed().as_secs_f64() * 1e3 / cases.len() as f64;
+        for case in &cases {
+            let outcome = segmenter
+                .segment(&case.volume, &request)
+                .with_context(|| input.display().to_string())?;
+            let started = Instant::now();
+            let files = write(&args, &segmenter, case, &outcome)?;
+            let encode = started.elapsed().as_secs_f64() * 1e3;
+            report(&args, case, &outcome, files, decode, encode);
+        }
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// Encodes everything first, then writes: a case leaves all its files or none.
+fn write(
+    args: &Args,
+    segmenter: &Segmenter,
+    case: &Case,
+    outcome: &Outcome,
+) -> anyhow::Result<Vec<PathBuf>> {
+    let labels = &segmenter.bundle().manifest.labels;
+    let Segmentation { mask, .. } = &outcome.segmentation;
+    let geometry = case.volume.geometry.as_ref();
+    let mut results: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    for format in formats(args, case) {
+        let path = |suffix: &str| args.out.join(format!("{}{suffix}", case.name));
+        match format {
+            Format::Seg => {
+                let Source::Dicom(source) = &case.source else {
+                    bail!(
+                        "{}: only a DICOM input has the identity that a DICOM SEG needs; choose --format nifti or png",
+                        case.name
+                    );
+                };
+                let provenance = segmenter.provenance(outcome, args.seed, "");
+                let seg =
+                    seg::encode(source, geometry, &outcome.segmentation, labels, &provenance)?;
+                results.push((path(".seg.dcm"), seg.bytes));
+            }
+            Format::Nifti => {
+                results.push((path(".nii.gz"), nifti::encode_mask(&case.source, geometry, mask)?));
+            }
+            Format::Png => {
+                if mask.dim().0 == 1 {
+                    let flat = mask.index_axis(ndarray::Axis(0), 0);
+                    results.push((path(".mask.png"), mask_png::encode(flat, labels)?));
+                }
+                results.push((path(".overlay.png"), overlay::png(&case.volume, mask, labels)?));
+            }
+        }
+    }
+    results.into_iter().map(|(path, bytes)| write_whole(&path, &bytes).map(|()| path)).collect()
+}
+
+fn formats(args: &Args, case: &Case) -> Vec<Format> {
+    if !args.format.is_empty() {
+        return args.format.clone();
+    }
+    match case.source {
+        Source::Dicom(_) => vec![Format::Seg],
+        Source::Nifti(_) => vec![Format::Nifti],
+        Source::Raster => vec![Format::Png],
+    }
+}
+
+fn report(
+    args: &Args,
+    case: &Case,
+    outcome: &Outcome,
+    files: Vec<PathBuf>,
+    decode: f64,
+    encode: f64,
+) {
+    let mask = &outcome.segmentation.mask;
+    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let stages = outcome.stages;
+    let labels = outcome.segmentation.agreement.dim().0;
+    let report = Report {
+        case: &case.name,
+        shape: mask.shape(),
+        votes: outcome.votes,
+        voxels: (1..=labels)
+            .map(|label| mask.iter().filter(|&&value| usize::from(value) == label).count())
+            .collect(),
+        milliseconds: Milliseconds {
+            decode,
+            prepare: ms(stages.prepare),
+            condition: ms(stages.condition),
+            denoise: ms(stages.denoise),
+            assemble: ms(stages.assemble),
+            encode,
+        },
+        files,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&report).expect("a report serialises"));
+    } else {
+        let total = decode
+            + encode
+            + ms(stages.prepare + stages.condition + stages.denoise + stages.assemble);
+        let files: Vec<_> = report.files.iter().map(|path| path.display().to_string()).collect();
+        eprintln!("{}: {} votes, {total:.0} ms, {}", case.name, outcome.votes, files.join(", "));
+    }
+}
+
+impl EngineArgs {
+    /// Opens a bundle with the runtime and provider that were asked for.
+    pub(super) fn open(&self, bundle: &Path) -> anyhow::Result<Segmenter> {
+        let runtime = crate::engine::Runtime::load(
+            crate::engine::Purpose::Inference,
+            self.runtime.as_deref(),
+        )?;
+        Ok(Segmenter::open(Arc::new(runtime), bundle, self.options())?)
+    }
+}

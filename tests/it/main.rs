@@ -1,0 +1,5 @@
+//! One binary for all integration tests.
+
+mod project;
+mod rooms;
+mod sampler;
