@@ -172,6 +172,7 @@ impl<'a> Frames<'a> {
                 "it holds {found:?} rows, columns and components, the data set says {declared:?}"
             )));
         }
+        // 12-bit lossy streams would decode to 8 bits, silently.
         if stream.precision > 16
             || matches!(&stream.process, Process::JpegLossy(_) if stream.precision > 8)
         {
