@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cdal::codec;
+use cdal::codec::{self, Source};
+
+use crate::support::run_python;
 
 /// Files of the kinds that pydicom ships for its own tests, and of the folders in `CDAL_SAMPLES`.
 fn samples() -> Vec<PathBuf> {
@@ -47,5 +49,30 @@ fn real_files_become_a_case_or_a_reason() {
                 assert!(line.len() < 600 && !line.contains('\n'), "one clear line: {line}");
             }
         }
+    }
+}
+
+#[test]
+fn single_images_decode_as_pydicom_decodes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut manifest = String::new();
+    for (index, file) in samples().into_iter().enumerate() {
+        let Ok(cases) = codec::read(&file) else { continue };
+        let [case] = cases.as_slice() else { continue };
+        let shape = case.volume.samples.shape();
+        if !matches!(case.source, Source::Dicom(_)) || shape[1] != 1 {
+            continue;
+        }
+        let values = folder.path().join(index.to_string());
+        let bytes: Vec<u8> = case.volume.samples.iter().flat_map(|v| v.to_le_bytes()).collect();
+        std::fs::write(&values, bytes).unwrap();
+        let shape = [shape[0], shape[2], shape[3]];
+        let entry = serde_json::json!({ "file": file, "shape": shape, "values": values });
+        manifest.push_str(&format!("{entry}\n"));
+    }
+    let list = folder.path().join("manifest");
+    std::fs::write(&list, manifest).unwrap();
+    if let Some(printed) = run_python("compare_pixels.py", &[&list]) {
+        println!("{printed}");
     }
 }
