@@ -87,15 +87,15 @@ pub enum CodecError {
 }
 
 impl CodecError {
-    pub(super) fn malformed(path: &Path, format: &'static str, reason: impl ToString) -> Self {
-        Self::Malformed { path: path.to_owned(), format, reason: reason.to_string() }
+    pub(super) fn malformed(path: &Path, format: &'static str, reason: impl Into<String>) -> Self {
+        Self::Malformed { path: path.to_owned(), format, reason: reason.into() }
     }
 
     pub(super) fn unsupported(path: &Path, what: impl Into<String>, remedy: &'static str) -> Self {
         Self::Unsupported { path: path.to_owned(), what: what.into(), remedy }
     }
 
-    pub(super) fn encode(format: &'static str, reason: impl ToString) -> Self {
-        Self::Encode { format, reason: reason.to_string() }
+    pub(super) fn encode(format: &'static str, reason: impl Into<String>) -> Self {
+        Self::Encode { format, reason: reason.into() }
     }
 }

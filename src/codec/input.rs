@@ -22,7 +22,7 @@ enum Format {
     Tiff,
 }
 
-/// Reads one path: a DICOM, NIfTI (.nii, .nii.gz), PNG or TIFF file, or a folder: every series and
+/// Reads one path: a DICOM, `NIfTI` (.nii, .nii.gz), PNG or TIFF file, or a folder: every series and
 /// every image in it is a case. A folder that holds only folders is searched below. What a file is
 /// decides its content, not its name.
 ///
@@ -35,7 +35,11 @@ pub fn read(path: &Path) -> Result<Vec<Case>, CodecError> {
     let files = if metadata.is_dir() {
         files_in(path, MAX_FOLDER_DEPTH)?
     } else {
-        vec![(path.to_owned(), sniff(path)?.ok_or_else(no_image)?)]
+        match sniff(path)? {
+            Some(format) => vec![(path.to_owned(), format)],
+            None if is_named_as_image(path) => return Err(misnamed(path)),
+            None => return Err(no_image()),
+        }
     };
     let mut cases = Vec::new();
     let series: Vec<PathBuf> =
@@ -82,10 +86,7 @@ fn files_in(folder: &Path, depth: usize) -> Result<Vec<(PathBuf, Format)>, Codec
         match sniff(&path)? {
             _ if file_name(&path) == "DICOMDIR" => {}
             Some(format) => files.push((path, format)),
-            None if is_named_as_image(&path) => {
-                let reason = "its content is not what its name says";
-                return Err(CodecError::malformed(&path, "image", reason));
-            }
+            None if is_named_as_image(&path) => return Err(misnamed(&path)),
             None => debug!("a file that is no image is passed over"),
         }
     }
@@ -99,6 +100,10 @@ fn files_in(folder: &Path, depth: usize) -> Result<Vec<(PathBuf, Format)>, Codec
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn misnamed(path: &Path) -> CodecError {
+    CodecError::malformed(path, "image", "its content is not what its name says")
 }
 
 /// A damaged image among others must not drop out silently.

@@ -54,7 +54,7 @@ fn file_stem(path: &Path) -> String {
 }
 
 /// Index of the first value that is NaN or infinite.
-fn first_not_finite(values: ArrayView3<'_, f32>) -> Option<[usize; 3]> {
+fn first_not_finite(values: &ArrayView3<'_, f32>) -> Option<[usize; 3]> {
     if values.iter().all(|value| value.is_finite()) {
         return None;
     }

@@ -23,8 +23,7 @@ const CLIPPED: f64 = 0.005;
 /// # Errors
 /// If `mask` is not the size of `volume`.
 pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u8>, CodecError> {
-    let [channels, slices, rows, columns] =
-        <[usize; 4]>::try_from(volume.samples.shape()).expect("a volume has four axes");
+    let (channels, slices, rows, columns) = volume.samples.dim();
     if mask.shape() != [slices, rows, columns] {
         return Err(CodecError::Shape {
             what: "the mask's size",
@@ -46,12 +45,12 @@ pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u
         let top = tile / across * (tile_rows + GAP);
         let left = tile % across * (tile_columns + GAP);
         let image = volume.samples.index_axis(Axis(1), slice);
-        let labels_here = scale(mask.index_axis(Axis(0), slice), tile_rows, tile_columns);
+        let labels_here = scale(&mask.index_axis(Axis(0), slice), tile_rows, tile_columns);
         for row in 0..tile_rows {
             for column in 0..tile_columns {
                 let at = (row * rows / tile_rows, column * columns / tile_columns);
                 let pixel = blend(
-                    grey_or_colour(image, at, black, white),
+                    grey_or_colour(&image, at, black, white),
                     &labels_here,
                     (row, column),
                     labels,
@@ -100,7 +99,7 @@ fn tile_size(volume: &Volume, rows: usize, columns: usize, side: f64) -> (usize,
     (pixels(height), pixels(width))
 }
 
-fn scale(slice: ArrayView2<'_, u8>, rows: usize, columns: usize) -> ndarray::Array2<u8> {
+fn scale(slice: &ArrayView2<'_, u8>, rows: usize, columns: usize) -> ndarray::Array2<u8> {
     let (from_rows, from_columns) = slice.dim();
     ndarray::Array2::from_shape_fn((rows, columns), |(row, column)| {
         slice[[row * from_rows / rows, column * from_columns / columns]]
@@ -108,7 +107,7 @@ fn scale(slice: ArrayView2<'_, u8>, rows: usize, columns: usize) -> ndarray::Arr
 }
 
 fn grey_or_colour(
-    image: ArrayView3<'_, f32>,
+    image: &ArrayView3<'_, f32>,
     (row, column): (usize, usize),
     black: f32,
     white: f32,
@@ -145,7 +144,7 @@ fn blend(
 }
 
 fn encode(picture: &Array3<u8>) -> Result<Vec<u8>, CodecError> {
-    let failed = |error: png::EncodingError| CodecError::encode("overlay PNG", error);
+    let failed = |error: png::EncodingError| CodecError::encode("overlay PNG", error.to_string());
     let (height, width, _) = picture.dim();
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);

@@ -14,7 +14,8 @@ use super::{Case, CodecError, MAX_SAMPLES, Source, file_stem, first_not_finite};
 use crate::domain::Volume;
 
 pub(super) fn read_png(path: &Path) -> Result<Case, CodecError> {
-    let malformed = |error: png::DecodingError| CodecError::malformed(path, "PNG", error);
+    let malformed =
+        |error: png::DecodingError| CodecError::malformed(path, "PNG", error.to_string());
     let bytes = read_file(path)?;
     let limits = png::Limits { bytes: 64 << 20 }; // of text and colour profiles, not of pixels
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
@@ -39,7 +40,7 @@ pub(super) fn read_png(path: &Path) -> Result<Case, CodecError> {
 }
 
 pub(super) fn read_tiff(path: &Path) -> Result<Case, CodecError> {
-    let malformed = |error: tiff::TiffError| CodecError::malformed(path, "TIFF", error);
+    let malformed = |error: tiff::TiffError| CodecError::malformed(path, "TIFF", error.to_string());
     let bytes = read_file(path)?;
     let mut decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(malformed)?;
     let (columns, rows) = decoder.dimensions().map_err(malformed)?;
@@ -120,7 +121,7 @@ fn case(
         })?;
     let channels = if samples < 3 { 1 } else { 3 };
     let planes = interleaved.slice(s![.., .., ..channels]).permuted_axes([2, 0, 1]);
-    if let Some([_, row, column]) = first_not_finite(planes) {
+    if let Some([_, row, column]) = first_not_finite(&planes) {
         return Err(CodecError::NotFinite { path: path.to_owned(), slice: 0, row, column });
     }
     let samples: Array4<f32> = planes.insert_axis(Axis(1)).as_standard_layout().into_owned();

@@ -35,7 +35,7 @@ impl Geometry {
         let order = ORDERS
             .iter()
             .max_by(|a, b| alignment(a).total_cmp(&alignment(b)))
-            .expect("six orders are listed");
+            .unwrap_or(&ORDERS[0]);
         std::array::from_fn(|index| (order[index], self.direction[index][order[index]] > 0.0))
     }
 }

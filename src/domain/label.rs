@@ -13,14 +13,14 @@ pub struct Code {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Label {
-    /// Voxel value in a mask, 1 to 255; 0 is background. Also the DICOM SegmentNumber.
+    /// Voxel value in a mask, 1 to 255; 0 is background. Also the DICOM `SegmentNumber`.
     pub value: u8,
     pub name: String,
     /// Recommended display colour, sRGB.
     pub colour: [u8; 3],
-    /// SegmentedPropertyCategoryCodeSequence, such as Anatomical Structure (SCT 91723000).
+    /// `SegmentedPropertyCategoryCodeSequence`, such as Anatomical Structure (SCT 91723000).
     pub category: Code,
-    /// SegmentedPropertyTypeCodeSequence, such as Hippocampus (SCT 5366008).
+    /// `SegmentedPropertyTypeCodeSequence`, such as Hippocampus (SCT 5366008).
     #[serde(rename = "type")]
     pub kind: Code,
 }

@@ -1,6 +1,6 @@
 //! What a JPEG or JPEG 2000 frame says of itself, read before a decoder may allocate for it.
 //!
-//! Rows, Columns and BitsAllocated of the data set and the frame's own header can disagree; decoders
+//! Rows, Columns and `BitsAllocated` of the data set and the frame's own header can disagree; decoders
 //! believe the latter, their callers the former.
 
 /// Size and sample format of one compressed frame.
@@ -48,7 +48,7 @@ pub(super) fn inspect(bytes: &[u8]) -> Option<Frame> {
 /// The frame with component identifiers that a decoder takes for RGB, where the data set says RGB and
 /// the stream does not contradict it.
 pub(super) fn marked_rgb(bytes: &[u8], hints: &ColourHints) -> Option<Vec<u8>> {
-    if hints.marked_ycbcr || hints.identifiers.len() % 3 != 0 {
+    if hints.marked_ycbcr || !hints.identifiers.len().is_multiple_of(3) {
         return None;
     }
     let mut bytes = bytes.to_vec();

@@ -83,6 +83,11 @@ impl<'a> Frames<'a> {
                 if !syntax.is_codec_free() {
                     return Err(malformed("its pixel data is not compressed as it declares"));
                 }
+                if image.bits_allocated == 32 && syntax.uid() == uids::EXPLICIT_VR_BIG_ENDIAN {
+                    // Parsed as 16-bit words, whose order within 32 bits is lost.
+                    let remedy = "have the sender use Explicit VR Little Endian";
+                    return Err(CodecError::unsupported(path, "32-bit big-endian", remedy));
+                }
                 Content::Native(value.to_bytes())
             }
             DicomValue::PixelSequence(sequence) => {
@@ -172,6 +177,7 @@ impl<'a> Frames<'a> {
                 "it holds {found:?} rows, columns and components, the data set says {declared:?}"
             )));
         }
+        // 12-bit lossy streams would decode to 8 bits, silently.
         if stream.precision > 16
             || matches!(&stream.process, Process::JpegLossy(_) if stream.precision > 8)
         {

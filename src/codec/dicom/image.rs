@@ -11,7 +11,7 @@ use super::part10::{items, number, numbers, text};
 use super::stack::Plane;
 use crate::codec::{CodecError, MAX_SAMPLES};
 
-/// PhotometricInterpretation (PS3.3 C.7.6.3.1.2).
+/// `PhotometricInterpretation` (PS3.3 C.7.6.3.1.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Photometric {
     Monochrome1,
@@ -37,7 +37,7 @@ pub(super) struct Image {
     pub(super) photometric: Photometric,
     /// Red, green, blue of PALETTE COLOR.
     pub(super) palette: Option<[Lut; 3]>,
-    /// ModalityLUTSequence: in place of a rescale.
+    /// `ModalityLUTSequence`: in place of a rescale.
     pub(super) modality_lut: Option<Lut>,
 }
 
@@ -161,7 +161,7 @@ impl Image {
         samples as u64 * u64::from(self.bits_allocated)
     }
 
-    /// Smallest and largest stored value that BitsStored can hold.
+    /// Smallest and largest stored value that `BitsStored` can hold.
     pub(super) fn stored_range(&self) -> (f64, f64) {
         let span = 2_f64.powi(i32::from(self.bits_stored));
         if self.signed { (-span / 2.0, span / 2.0 - 1.0) } else { (0.0, span - 1.0) }

@@ -14,6 +14,7 @@ mod series;
 mod source;
 mod stack;
 mod synthetic;
+mod unknown;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -71,7 +72,7 @@ pub fn read_files(files: &[PathBuf]) -> Result<Vec<Case>, CodecError> {
     for file in files {
         match Instance::read(file)? {
             Some(instance) => {
-                if seen.insert(instance.sop_instance.clone()) {
+                if seen.insert(instance.sop_uid.clone()) {
                     series.entry(instance.series.clone()).or_default().push(instance);
                 } else {
                     debug!("an instance is there twice; its second file is passed over");

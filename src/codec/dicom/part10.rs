@@ -20,6 +20,7 @@ use dicom_parser::dataset::LazyDataToken;
 use dicom_parser::dataset::lazy_read::LazyDataSetReader;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
+use super::unknown;
 use crate::codec::CodecError;
 
 const PREAMBLE: usize = 128;
@@ -75,6 +76,10 @@ impl Part10 {
                 .get(uids::EXPLICIT_VR_LITTLE_ENDIAN)
                 .expect("the registry holds the default syntaxes");
         }
+        let uid = transfer_syntax.uid();
+        if uid != uids::IMPLICIT_VR_LITTLE_ENDIAN && uid != uids::EXPLICIT_VR_BIG_ENDIAN {
+            unknown::close(&mut bytes[start..]);
+        }
         walk(path, &bytes[start..], transfer_syntax)?;
         Ok(Self { bytes, start, transfer_syntax })
     }
@@ -98,7 +103,7 @@ impl Part10 {
     }
 }
 
-fn malformed(path: &Path, reason: impl ToString) -> CodecError {
+fn malformed(path: &Path, reason: impl Into<String>) -> CodecError {
     CodecError::malformed(path, "DICOM", reason)
 }
 
@@ -139,7 +144,7 @@ fn inflate(path: &Path, deflated: &[u8]) -> Result<Vec<u8>, CodecError> {
     flate2::read::DeflateDecoder::new(deflated)
         .take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| malformed(path, error))?;
+        .map_err(|error| malformed(path, error.to_string()))?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(CodecError::unsupported(path, "a data set above 4 GiB", "split or crop it"));
     }

@@ -21,8 +21,8 @@ pub(super) struct Instance {
     path: PathBuf,
     pub(super) series: String,
     sop_class: String,
-    pub(super) sop_instance: String,
-    /// SeriesNumber; series without one come last.
+    pub(super) sop_uid: String,
+    /// `SeriesNumber`; series without one come last.
     pub(super) number: i64,
     frame_of_reference: Option<String>,
     localizer: bool,
@@ -49,7 +49,7 @@ impl Instance {
             path: path.to_owned(),
             series: required(tags::SERIES_INSTANCE_UID, "SeriesInstanceUID")?,
             sop_class: required(tags::SOP_CLASS_UID, "SOPClassUID")?,
-            sop_instance: required(tags::SOP_INSTANCE_UID, "SOPInstanceUID")?,
+            sop_uid: required(tags::SOP_INSTANCE_UID, "SOPInstanceUID")?,
             number: number(&header, tags::SERIES_NUMBER).map_or(i64::MAX, |n| n as i64),
             frame_of_reference: text(&header, tags::FRAME_OF_REFERENCE_UID).map(Into::into),
             localizer: text(&header, tags::IMAGE_TYPE).is_some_and(|t| t.contains("LOCALIZER")),
@@ -106,13 +106,12 @@ pub(super) fn read(instances: Vec<Instance>, several: bool) -> Result<Vec<Case>,
             return differs("FrameOfReferenceUID");
         }
     }
-    let name = match instances.as_slice() {
-        [only] => file_stem(&only.path),
-        _ => {
-            let folder = first.path.parent().and_then(Path::file_name);
-            let folder = folder.map_or("series".to_owned(), |n| n.to_string_lossy().into_owned());
-            if several { format!("{folder}-{}", first.number) } else { folder }
-        }
+    let name = if let [only] = instances.as_slice() {
+        file_stem(&only.path)
+    } else {
+        let folder = first.path.parent().and_then(Path::file_name);
+        let folder = folder.map_or("series".to_owned(), |n| n.to_string_lossy().into_owned());
+        if several { format!("{folder}-{}", first.number) } else { folder }
     };
     Ok(vec![read_volume(name, &instances)?])
 }
@@ -168,7 +167,7 @@ fn decode(
             let values = samples::decode(path, image, &instance.frames[frame], &raw)?;
             let values = ArrayView3::from_shape([channels, rows, columns], &values)
                 .expect("a frame decodes to its declared size");
-            if let Some([_, row, column]) = first_not_finite(values) {
+            if let Some([_, row, column]) = first_not_finite(&values) {
                 let path = path.clone();
                 return Err(CodecError::NotFinite { path, slice: depth, row, column });
             }
@@ -187,7 +186,7 @@ fn decode(
             .iter()
             .map(|instance| SourceInstance {
                 sop_class: instance.sop_class.clone(),
-                sop_instance: instance.sop_instance.clone(),
+                sop_instance: instance.sop_uid.clone(),
             })
             .collect(),
         slices: slices

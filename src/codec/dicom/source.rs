@@ -25,9 +25,9 @@ pub(in crate::codec) struct SourceInstance {
 pub(in crate::codec) struct SourceSlice {
     /// Index into `instances`.
     pub(in crate::codec) instance: usize,
-    /// ReferencedFrameNumber, from 1; `None` for a single-frame instance.
+    /// `ReferencedFrameNumber`, from 1; `None` for a single-frame instance.
     pub(in crate::codec) frame: Option<u32>,
-    /// ImagePositionPatient, mm.
+    /// `ImagePositionPatient`, mm.
     pub(in crate::codec) position: Option<[f64; 3]>,
 }
 

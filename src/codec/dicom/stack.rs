@@ -15,13 +15,13 @@ const DEFAULT_THICKNESS: f64 = 1.0;
 /// Where one frame lies (PS3.3 C.7.6.2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Plane {
-    /// ImagePositionPatient: centre of the first pixel, mm, LPS.
+    /// `ImagePositionPatient`: centre of the first pixel, mm, LPS.
     pub(super) position: [f64; 3],
-    /// ImageOrientationPatient: along which the column, then the row index grows.
+    /// `ImageOrientationPatient`: along which the column, then the row index grows.
     pub(super) orientation: [[f64; 3]; 2],
-    /// PixelSpacing as it stands: between rows, then between columns, mm.
+    /// `PixelSpacing` as it stands: between rows, then between columns, mm.
     pub(super) spacing: [f64; 2],
-    /// SliceThickness, mm.
+    /// `SliceThickness`, mm.
     pub(super) thickness: Option<f64>,
 }
 

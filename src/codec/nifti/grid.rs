@@ -8,7 +8,7 @@ use crate::domain::Geometry;
 /// Cosine of the angle between two axes beyond which a grid counts as sheared.
 const SHEAR_TOLERANCE: f64 = 1e-3;
 
-/// The spatial fields of a NIfTI header, kept as they stood: a mask written with them lies exactly on
+/// The spatial fields of a `NIfTI` header, kept as they stood: a mask written with them lies exactly on
 /// its image in every tool, whichever of the fields that tool reads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NiftiGrid {

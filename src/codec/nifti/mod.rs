@@ -45,9 +45,9 @@ pub fn read(path: &Path) -> Result<Case, CodecError> {
         format.values(&data, slope, inter)
     };
     let samples = Array4::from_shape_vec([format.channels, slices, rows, columns], values)
-        .map_err(|error| malformed(path, error))?;
+        .map_err(|error| malformed(path, error.to_string()))?;
     for channel in samples.outer_iter() {
-        if let Some([slice, row, column]) = first_not_finite(channel) {
+        if let Some([slice, row, column]) = first_not_finite(&channel) {
             return Err(CodecError::NotFinite { path: path.to_owned(), slice, row, column });
         }
     }
@@ -84,7 +84,7 @@ pub fn read_mask(path: &Path) -> Result<Array3<u8>, CodecError> {
     Ok(samples.index_axis_move(ndarray::Axis(0), 0).mapv(|value| value as u8))
 }
 
-fn malformed(path: &Path, reason: impl ToString) -> CodecError {
+fn malformed(path: &Path, reason: impl Into<String>) -> CodecError {
     CodecError::malformed(path, "NIfTI", reason)
 }
 
@@ -101,8 +101,9 @@ fn load(path: &Path) -> Result<(NiftiHeader, Vec<u8>), CodecError> {
         if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
 
     let mut head = [0; HEADER];
-    reader.read_exact(&mut head).map_err(|error| malformed(path, error))?;
-    let header = NiftiHeader::from_reader(&head[..]).map_err(|error| malformed(path, error))?;
+    reader.read_exact(&mut head).map_err(|error| malformed(path, error.to_string()))?;
+    let header =
+        NiftiHeader::from_reader(&head[..]).map_err(|error| malformed(path, error.to_string()))?;
     let count: usize = shape(path, &header)?.iter().product();
     let size = (count * Format::of(path, &header)?.bytes) as u64;
     let offset = header.vox_offset;
@@ -121,7 +122,7 @@ fn load(path: &Path) -> Result<(NiftiHeader, Vec<u8>), CodecError> {
     if needed > reachable {
         return Err(short(reachable));
     }
-    let cut = |error| malformed(path, error);
+    let cut = |error: std::io::Error| malformed(path, error.to_string());
     let passed = std::io::copy(&mut reader.by_ref().take(skipped), &mut std::io::sink());
     let passed = passed.map_err(cut)?;
     let mut data = Vec::new();
@@ -134,7 +135,7 @@ fn load(path: &Path) -> Result<(NiftiHeader, Vec<u8>), CodecError> {
 
 /// Columns, rows and slices; the axes beyond must be of length 1.
 fn shape(path: &Path, header: &NiftiHeader) -> Result<[usize; 3], CodecError> {
-    let dim = header.dim().map_err(|error| malformed(path, error))?;
+    let dim = header.dim().map_err(|error| malformed(path, error.to_string()))?;
     let size = |axis: usize| dim.get(axis).map_or(1, |&n| usize::from(n));
     if (3..dim.len()).any(|axis| size(axis) != 1) {
         return Err(CodecError::unsupported(
@@ -176,7 +177,7 @@ struct Format {
 
 impl Format {
     fn of(path: &Path, header: &NiftiHeader) -> Result<Self, CodecError> {
-        let kind = header.data_type().map_err(|error| malformed(path, error))?;
+        let kind = header.data_type().map_err(|error| malformed(path, error.to_string()))?;
         let (bytes, channels) = match kind {
             NiftiType::Uint8 | NiftiType::Int8 => (1, 1),
             NiftiType::Uint16 | NiftiType::Int16 => (2, 1),
@@ -194,7 +195,7 @@ impl Format {
     fn values(&self, data: &[u8], slope: f64, inter: f64) -> Vec<f32> {
         let big = self.endianness == Endianness::Big;
         macro_rules! convert {
-            ($type:ty) => {
+            ($type:ty, $widen:expr) => {
                 data.chunks_exact(size_of::<$type>())
                     .map(|chunk| {
                         let bytes = chunk.try_into().expect("chunks have the size of the type");
@@ -203,22 +204,22 @@ impl Format {
                         } else {
                             <$type>::from_le_bytes(bytes)
                         };
-                        (value as f64 * slope + inter) as f32
+                        ($widen(value) * slope + inter) as f32
                     })
                     .collect()
             };
         }
         match self.kind {
-            NiftiType::Int8 => convert!(i8),
-            NiftiType::Uint16 => convert!(u16),
-            NiftiType::Int16 => convert!(i16),
-            NiftiType::Uint32 => convert!(u32),
-            NiftiType::Int32 => convert!(i32),
-            NiftiType::Uint64 => convert!(u64),
-            NiftiType::Int64 => convert!(i64),
-            NiftiType::Float32 => convert!(f32),
-            NiftiType::Float64 => convert!(f64),
-            _ => convert!(u8),
+            NiftiType::Int8 => convert!(i8, f64::from),
+            NiftiType::Uint16 => convert!(u16, f64::from),
+            NiftiType::Int16 => convert!(i16, f64::from),
+            NiftiType::Uint32 => convert!(u32, f64::from),
+            NiftiType::Int32 => convert!(i32, f64::from),
+            NiftiType::Uint64 => convert!(u64, |value| value as f64),
+            NiftiType::Int64 => convert!(i64, |value| value as f64),
+            NiftiType::Float32 => convert!(f32, f64::from),
+            NiftiType::Float64 => convert!(f64, |value: f64| value),
+            _ => convert!(u8, f64::from),
         }
     }
 }

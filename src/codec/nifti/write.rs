@@ -14,7 +14,7 @@ const FLOAT32: i16 = 16;
 /// Header and the four bytes that say no extension follows.
 const VOX_OFFSET: usize = 352;
 
-/// A mask ([D, H, W]) as `.nii.gz`, uint8, on the grid of its image: a NIfTI source's spatial fields are
+/// A mask ([D, H, W]) as `.nii.gz`, uint8, on the grid of its image: a `NIfTI` source's spatial fields are
 /// repeated as they stood, any other grid is written as qform and sform. Without either: 1 mm voxels
 /// that claim no place in space. The same mask gives the same bytes.
 ///
@@ -54,7 +54,7 @@ fn compress(header: &[u8], voxels: &[u8]) -> Result<Vec<u8>, CodecError> {
         .write_all(header)
         .and_then(|()| encoder.write_all(voxels))
         .and_then(|()| encoder.finish())
-        .map_err(|error| CodecError::encode(FORMAT, error))
+        .map_err(|error| CodecError::encode(FORMAT, error.to_string()))
 }
 
 /// The fields of `nifti1.h` that are not zero, each at its offset, little-endian.

@@ -159,30 +159,32 @@ impl Uids {
     }
 }
 
+/// Type 1 and 2 attributes: present even where the source has none.
+const PATIENT_AND_STUDY: [(Tag, VR); 9] = [
+    (tags::PATIENT_NAME, VR::PN),
+    (tags::PATIENT_ID, VR::LO),
+    (tags::PATIENT_BIRTH_DATE, VR::DA),
+    (tags::PATIENT_SEX, VR::CS),
+    (tags::STUDY_DATE, VR::DA),
+    (tags::STUDY_TIME, VR::TM),
+    (tags::STUDY_ID, VR::SH),
+    (tags::ACCESSION_NUMBER, VR::SH),
+    (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
+];
+const WHERE_PRESENT: [(Tag, VR); 4] = [
+    (tags::ISSUER_OF_PATIENT_ID, VR::LO),
+    (tags::STUDY_DESCRIPTION, VR::LO),
+    (tags::PATIENT_AGE, VR::AS),
+    (tags::TIMEZONE_OFFSET_FROM_UTC, VR::SH),
+];
+
 /// Patient and study: the source's, so that the result is filed beside it.
 fn put_patient_and_study(object: &mut InMemDicomObject, source: &DicomSource) {
     // Source text was decoded by its own character set.
     put(object, tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192");
-    const REQUIRED: [(Tag, VR); 9] = [
-        (tags::PATIENT_NAME, VR::PN),
-        (tags::PATIENT_ID, VR::LO),
-        (tags::PATIENT_BIRTH_DATE, VR::DA),
-        (tags::PATIENT_SEX, VR::CS),
-        (tags::STUDY_DATE, VR::DA),
-        (tags::STUDY_TIME, VR::TM),
-        (tags::STUDY_ID, VR::SH),
-        (tags::ACCESSION_NUMBER, VR::SH),
-        (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
-    ];
-    for (tag, vr) in REQUIRED {
+    for (tag, vr) in PATIENT_AND_STUDY {
         put(object, tag, vr, source.text(tag).unwrap_or_default());
     }
-    const WHERE_PRESENT: [(Tag, VR); 4] = [
-        (tags::ISSUER_OF_PATIENT_ID, VR::LO),
-        (tags::STUDY_DESCRIPTION, VR::LO),
-        (tags::PATIENT_AGE, VR::AS),
-        (tags::TIMEZONE_OFFSET_FROM_UTC, VR::SH),
-    ];
     for (tag, vr) in WHERE_PRESENT {
         if let Some(text) = source.text(tag) {
             put(object, tag, vr, text);
@@ -278,7 +280,7 @@ fn put_pixels(object: &mut InMemDicomObject, segmentation: &Segmentation, labels
 }
 
 fn write(object: InMemDicomObject) -> Result<Vec<u8>, CodecError> {
-    let failed = |error: &dyn std::error::Error| CodecError::encode(FORMAT, error);
+    let failed = |error: &dyn std::error::Error| CodecError::encode(FORMAT, error.to_string());
     let file = object
         .with_meta(FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN))
         .map_err(|error| failed(&error))?;

@@ -1,4 +1,4 @@
-//! What each segment is and how it was made: SegmentSequence and the equipment that took part.
+//! What each segment is and how it was made: `SegmentSequence` and the equipment that took part.
 
 use std::fmt::Write as _;
 
@@ -23,7 +23,7 @@ pub(super) fn parameters(provenance: &Provenance) -> String {
     text
 }
 
-/// One item of SegmentSequence (PS3.3 C.8.20.4).
+/// One item of `SegmentSequence` (PS3.3 C.8.20.4).
 pub(super) fn segment(label: &Label, provenance: &Provenance) -> InMemDicomObject {
     let mut algorithm = InMemDicomObject::new_empty();
     put_items(
@@ -57,7 +57,7 @@ pub(super) fn segment(label: &Label, provenance: &Provenance) -> InMemDicomObjec
     item
 }
 
-/// The item of ContributingEquipmentSequence for this program (PS3.3 C.12.1.1.5).
+/// The item of `ContributingEquipmentSequence` for this program (PS3.3 C.12.1.1.5).
 pub(super) fn equipment(provenance: &Provenance) -> InMemDicomObject {
     let mut item = InMemDicomObject::new_empty();
     put_items(

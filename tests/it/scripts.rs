@@ -1,0 +1,26 @@
+//! What several themes need: the project's Python with the DICOM packages.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The interpreter named by `CDAL_PYTHON`, else the one of `.venv`; `None` where there is neither.
+pub fn python() -> Option<PathBuf> {
+    let named = std::env::var_os("CDAL_PYTHON").map(PathBuf::from);
+    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    named.or(Some(local)).filter(|path| path.exists())
+}
+
+/// Runs a script of `tests/python` and gives what it printed; panics with it if the script fails.
+/// `None`, with a line that says so, where there is no Python.
+pub fn run_python(script: &str, arguments: &[&Path]) -> Option<String> {
+    let Some(python) = python() else {
+        println!("skipped {script}: no .venv and no CDAL_PYTHON");
+        return None;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
+    let output = Command::new(python).arg(&script).args(arguments).output().expect("python starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}:\n{text}{errors}", script.display());
+    Some(text)
+}
