@@ -1,1 +1,5 @@
 //! Room under construction.
+
+pub mod dimse;
+pub mod part10;
+pub mod serial;
