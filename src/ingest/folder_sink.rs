@@ -41,6 +41,11 @@ impl FolderSink {
         Ok(Self { folder: folder.to_owned(), on_landed: Box::new(on_landed) })
     }
 
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Keeps a file under `name`, which the caller has checked.
     ///
     /// # Errors

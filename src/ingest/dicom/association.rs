@@ -2,9 +2,7 @@ use std::sync::Arc;
 
 use dicom_ul::association::Error;
 use dicom_ul::association::server::AsyncServerAssociation;
-use dicom_ul::pdu::{
-    AbortRQSource, PDataValue, PDataValueType, Pdu, PresentationContextResultReason,
-};
+use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, PresentationContextResultReason};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +117,7 @@ impl<'a> Session<'a> {
                 Ok(())
             }
             Ok(Ok(Pdu::ReleaseRQ)) => Err(End::Released),
-            Ok(Ok(Pdu::AbortRQ { source: AbortRQSource::ServiceUser | AbortRQSource::ServiceProvider(_) | AbortRQSource::Reserved })) => Err(End::Aborted),
+            Ok(Ok(Pdu::AbortRQ { .. })) => Err(End::Aborted),
             Ok(Ok(_)) => Err(End::Abort("unexpected PDU")),
         }
     }
@@ -223,11 +221,8 @@ impl<'a> Session<'a> {
         else {
             unreachable!("matched above")
         };
+        let context = data.context;
         let answer = data.finish(&self.sink, self.number).await;
-        self.answer_from(answer).await
-    }
-
-    async fn answer_from(&mut self, (context, answer): (u8, Command)) -> Result<(), End> {
         self.answer(context, &answer).await
     }
 
@@ -262,16 +257,16 @@ impl Data {
         }
     }
 
-    async fn finish(mut self, sink: &Arc<dyn Sink>, association: u64) -> (u8, Command) {
+    async fn finish(mut self, sink: &Arc<dyn Sink>, association: u64) -> Command {
         if let Request::Store(object) = &mut self.request {
             let received = object.received.clone();
             match object.store(sink).await {
-                Ok(()) => return (self.context, received.answer(self.message_id, status::SUCCESS)),
+                Ok(()) => return received.answer(self.message_id, status::SUCCESS),
                 Err(refusal) => self.refuse(association, &refusal),
             }
         }
         match self.request {
-            Request::Refused(answer) => (self.context, answer),
+            Request::Refused(answer) => answer,
             Request::Store(_) => unreachable!("stored or refused above"),
         }
     }

@@ -95,7 +95,7 @@ impl Config {
         check(address.is_ok(), "listen", "is not an address and a port, such as \"0.0.0.0:11112\"");
         check(is_ae_title(&self.ae_title), "ae_title", AE_TITLE_RULE);
         for (index, title) in self.allow.iter().enumerate() {
-            check(is_ae_title(title), &format!("allow.{index}"), AE_TITLE_RULE);
+            check(is_ae_title(title), &format!("allow[{index}]"), AE_TITLE_RULE);
         }
         check(
             (1..=1024).contains(&self.max_associations),

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dicom_ul::association::read_pdu_from_wire_async;
-use dicom_ul::association::server::{AccessControl, ServerAssociationOptions};
+use dicom_ul::association::server::{
+    AccessControl, DefaultNegotiation, ServerAssociationOptions,
+};
 use dicom_ul::pdu::{
     AssociationRJ, AssociationRJResult, AssociationRJServiceUserReason, AssociationRJSource,
     AssociationRJServiceProviderPresentationReason as ProviderReason, Pdu, UserIdentity, write_pdu,
@@ -97,7 +99,7 @@ async fn handle(
     Session::new(association, config, sink, number).run(shutdown).await;
 }
 
-fn options(config: &Config) -> ServerAssociationOptions<'_, Access<'_>, impl Negotiation + use<>> {
+fn options(config: &Config) -> ServerAssociationOptions<'_, Access<'_>, DefaultNegotiation> {
     let mut options = ServerAssociationOptions::new()
         .ae_access_control(Access(config))
         .ae_title(Cow::Borrowed(config.ae_title.as_str()))
@@ -118,8 +120,6 @@ fn options(config: &Config) -> ServerAssociationOptions<'_, Access<'_>, impl Neg
     }
     options
 }
-
-use dicom_ul::association::server::Negotiation;
 
 struct Access<'a>(&'a Config);
 
