@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use dicom_ul::association::Error;
 use dicom_ul::association::server::AsyncServerAssociation;
@@ -15,6 +16,9 @@ use crate::spool::durable::Incoming;
 
 /// Of one object, at most this much is held in memory.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// At a shutdown, how long an idle association may take to end by itself.
+const RELEASE_GRACE: Duration = Duration::from_millis(500);
 
 /// One association, from its acceptance to its end.
 pub(super) struct Session<'a> {
@@ -104,7 +108,7 @@ impl<'a> Session<'a> {
         let pdu = tokio::select! {
             biased;
             pdu = tokio::time::timeout(patience, self.association.receive()) => pdu,
-            () = shutdown.cancelled(), if between_messages => return Err(End::Abort("shutting down")),
+            () = shutdown.cancelled(), if between_messages => return Err(self.part().await),
         };
         match pdu {
             Err(_) => Err(End::Abort("the peer was silent for too long")),
@@ -119,6 +123,15 @@ impl<'a> Session<'a> {
             Ok(Ok(Pdu::ReleaseRQ)) => Err(End::Released),
             Ok(Ok(Pdu::AbortRQ { .. })) => Err(End::Aborted),
             Ok(Ok(_)) => Err(End::Abort("unexpected PDU")),
+        }
+    }
+
+    /// Shutting down: a peer that has just finished gets the time to release.
+    async fn part(&mut self) -> End {
+        match tokio::time::timeout(RELEASE_GRACE, self.association.receive()).await {
+            Ok(Ok(Pdu::ReleaseRQ)) => End::Released,
+            Ok(Ok(Pdu::AbortRQ { .. }) | Err(_)) => End::Aborted,
+            _ => End::Abort("shutting down"),
         }
     }
 
