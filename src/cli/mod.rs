@@ -55,7 +55,7 @@ impl From<ExitStatus> for ExitCode {
 #[must_use]
 pub fn run(command_line: CommandLine) -> ExitStatus {
     let result = match command_line.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(&args),
         Command::Workstation(args) => workstation::run(args),
         Command::Config(args) => config::run(args),
     };

@@ -16,7 +16,7 @@ pub struct Args {
 
 /// # Errors
 /// If the daemon does not start.
-pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
+pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
     let files: Vec<_> = args.config.iter().map(PathBuf::as_path).collect();
     let loaded = config::load(&files)?;
     let worker = worker(&loaded)?;

@@ -89,14 +89,22 @@ impl Command {
         let elements = Elements::parse(bytes)?;
         let field = elements.number(COMMAND_FIELD)?;
         let data_set = elements.number(COMMAND_DATA_SET_TYPE)? != NO_DATA_SET;
-        let uids = || Some((elements.uid(AFFECTED_SOP_CLASS_UID)?, elements.uid(AFFECTED_SOP_INSTANCE_UID)?));
+        let uids = || {
+            Some((elements.uid(AFFECTED_SOP_CLASS_UID)?, elements.uid(AFFECTED_SOP_INSTANCE_UID)?))
+        };
         let responded_to = || elements.number(MESSAGE_ID_BEING_RESPONDED_TO);
         Ok(match field {
-            C_ECHO_RQ if !data_set => Self::EchoRequest { message_id: elements.number(MESSAGE_ID)? },
-            C_STORE_RQ if data_set && uids().is_some() => {
-                let (sop_class_uid, sop_instance_uid) = uids().expect("checked in the guard");
+            C_ECHO_RQ if !data_set => {
+                Self::EchoRequest { message_id: elements.number(MESSAGE_ID)? }
+            }
+            C_STORE_RQ if data_set => {
                 let message_id = elements.number(MESSAGE_ID)?;
-                Self::StoreRequest { message_id, sop_class_uid, sop_instance_uid }
+                match uids() {
+                    Some((sop_class_uid, sop_instance_uid)) => {
+                        Self::StoreRequest { message_id, sop_class_uid, sop_instance_uid }
+                    }
+                    None => Self::UnknownRequest { field, message_id, data_set },
+                }
             }
             0x8030 => {
                 let status = elements.number(STATUS)?;
@@ -231,7 +239,7 @@ impl Writer {
         self.number(STATUS, status);
     }
 
-    /// Puts CommandGroupLength (0000,0000) in front.
+    /// Puts `CommandGroupLength` (0000,0000) in front.
     fn finish(self) -> Vec<u8> {
         let mut out = Self::default();
         out.element(0, &(self.0.len() as u32).to_le_bytes());

@@ -80,6 +80,7 @@ impl Frame {
 
     /// The frame and its delimiter, as they go over the line.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "a header of plain numbers always serializes")]
     pub fn encode(&self) -> Vec<u8> {
         let mut plain =
             postcard::to_stdvec(&self.header).expect("a header of plain numbers serializes");
@@ -114,6 +115,7 @@ impl Frame {
 
 impl Offer {
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "text and a byte array always serialize")]
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("text and a byte array serialize")
     }
@@ -177,10 +179,11 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let kind = prop_oneof![Just(Kind::Offer), Just(Kind::Data), Just(Kind::Refused)];
         let payload = prop::collection::vec(any::<u8>(), 0..=MAX_PAYLOAD_BYTES);
-        (kind, any::<u64>(), any::<u32>(), any::<u64>(), payload)
-            .prop_map(|(kind, transfer, sequence, offset, payload)| {
+        (kind, any::<u64>(), any::<u32>(), any::<u64>(), payload).prop_map(
+            |(kind, transfer, sequence, offset, payload)| {
                 Frame::new(kind, transfer, sequence, offset, payload)
-            })
+            },
+        )
     }
 
     proptest! {

@@ -19,7 +19,7 @@ pub(super) fn check(
     for _ in 0..MAX_FINDINGS {
         let error = match serde_path_to_error::deserialize::<_, Settings>(tree.clone()) {
             Ok(settings) => {
-                add_range_faults(&settings, original, origins, findings);
+                add_range_faults(&settings, &original, origins, findings);
                 return Some(settings);
             }
             Err(error) => error,
@@ -55,14 +55,14 @@ pub(super) fn check(
         if !remove(&mut tree, &key) {
             return None;
         }
-        note(findings, &original, origins, key, remedy(message));
+        note(findings, &original, origins, key, remedy(&message));
     }
     None
 }
 
 fn add_range_faults(
     settings: &Settings,
-    original: Value,
+    original: &Value,
     origins: &Origins,
     findings: &mut Vec<Finding>,
 ) {
@@ -71,10 +71,12 @@ fn add_range_faults(
         // What was mended is not what the user wrote; a destination without its kind means nothing at all.
         let mended = known.iter().any(|key| {
             fault.key == *key
-                || key.strip_suffix(".kind").is_some_and(|destination| fault.key.starts_with(destination))
+                || key
+                    .strip_suffix(".kind")
+                    .is_some_and(|destination| fault.key.starts_with(destination))
         });
         if !mended {
-            note(findings, &original, origins, fault.key, fault.problem);
+            note(findings, original, origins, fault.key, fault.problem);
         }
     }
 }
@@ -115,13 +117,13 @@ fn quoted<'m>(message: &'m str, start: &str) -> Option<&'m str> {
     message.strip_prefix(start)?.trim_start().strip_prefix('`')?.split('`').next()
 }
 
-fn remedy(message: String) -> String {
+fn remedy(message: &str) -> String {
     if message.starts_with("invalid type: string") && !message.contains("expected a string") {
         format!("{message}; remove the quotes")
     } else if message.starts_with("invalid type") && message.contains("expected a string") {
         format!("{message}; put it in quotes, with a unit if it is a duration, such as \"500ms\"")
     } else {
-        message
+        message.to_owned()
     }
 }
 

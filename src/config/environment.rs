@@ -27,7 +27,7 @@ pub(super) fn read(
             let mut key = String::new();
             for segment in rest.split(SEPARATOR) {
                 if segment.parse::<usize>().is_ok() {
-                    key.push_str(&format!("[{segment}]"));
+                    key.extend(["[", segment, "]"]);
                 } else {
                     key.push_str(if key.is_empty() { "" } else { "." });
                     key.push_str(segment);

@@ -29,7 +29,8 @@ fn list(findings: &[Finding]) -> String {
     let mut text = format!("{} fault{plural} in the configuration", findings.len());
     for Finding { origin, key, value, problem } in findings {
         let value = value.as_ref().map(|value| format!(" = {value}")).unwrap_or_default();
-        write!(text, "\n  {origin}: {key}{value}: {problem}").expect("writing to a string succeeds");
+        write!(text, "\n  {origin}: {key}{value}: {problem}")
+            .expect("writing to a string succeeds");
     }
     text
 }

@@ -88,7 +88,9 @@ impl Settings {
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut under = |section: &str, found: Vec<Fault>| {
-            faults.extend(found.into_iter().map(|f| Fault::new(format!("{section}.{}", f.key), f.problem)));
+            faults.extend(
+                found.into_iter().map(|f| Fault::new(format!("{section}.{}", f.key), f.problem)),
+            );
         };
         if self.model.votes == Some(0) {
             under("model", vec![Fault::new("votes", "must be at least 1")]);
@@ -119,6 +121,7 @@ pub struct Loaded {
 impl Loaded {
     /// Every value in force with where it comes from, in the order of the sections: `(key, value, origin)`.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "settings are plain data and always serialize")]
     pub fn values(&self) -> Vec<(String, String, Origin)> {
         let value = toml::Value::try_from(&self.settings).expect("settings are plain data");
         tree::leaves(&value)
@@ -143,6 +146,7 @@ pub fn load(files: &[&Path]) -> Result<Loaded, ConfigError> {
 ///
 /// # Errors
 /// Everything that is wrong.
+#[expect(clippy::missing_panics_doc, reason = "settings are plain data and always serialize")]
 pub fn load_with(
     files: &[&Path],
     environment: impl IntoIterator<Item = (String, String)>,
@@ -153,7 +157,8 @@ pub fn load_with(
     match settings {
         Some(settings) if findings.is_empty() => {
             let text = toml::to_string(&settings).expect("settings are plain data");
-            let revision = spool::durable::hex(&<sha2::Sha256 as sha2::Digest>::digest(text))[..12].to_owned();
+            let revision =
+                spool::durable::hex(&<sha2::Sha256 as sha2::Digest>::digest(text))[..12].to_owned();
             Ok(Loaded { settings, revision, origins })
         }
         _ => Err(ConfigError::Faults(findings)),

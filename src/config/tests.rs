@@ -35,11 +35,10 @@ fn a_minimal_file_is_filled_up_with_defaults_and_origins_are_known() {
     let find = |key: &str| values.iter().find(|(found, ..)| found == key).unwrap().clone();
     assert_eq!(find("model.seed").2, Origin::Variable("CDAL_MODEL__SEED".to_owned()));
     assert!(matches!(find("model.bundle").2, Origin::File(path) if path.ends_with("c.toml")));
-    assert_eq!(find("daemon.drain_deadline"), (
-        "daemon.drain_deadline".to_owned(),
-        "\"30s\"".to_owned(),
-        Origin::Default
-    ));
+    assert_eq!(
+        find("daemon.drain_deadline"),
+        ("daemon.drain_deadline".to_owned(), "\"30s\"".to_owned(), Origin::Default)
+    );
 }
 
 #[test]
@@ -81,22 +80,25 @@ ae_title = \"PACS\"
 
 #[test]
 fn text_from_the_environment_becomes_what_is_wanted_and_a_bad_one_is_named() {
-    let loaded = load_text(MINIMAL, &[
-        ("CDAL_INGEST__DICOM__AE_TITLE", "104"),
-        ("CDAL_INGEST__DICOM__MAX_ASSOCIATIONS", "3"),
-        ("CDAL_DESTINATION__0__NAME", "disk"),
-        ("CDAL_DESTINATION__0__KIND", "folder"),
-        ("CDAL_DESTINATION__0__PATH", "out"),
-    ])
+    let loaded = load_text(
+        MINIMAL,
+        &[
+            ("CDAL_INGEST__DICOM__AE_TITLE", "104"),
+            ("CDAL_INGEST__DICOM__MAX_ASSOCIATIONS", "3"),
+            ("CDAL_DESTINATION__0__NAME", "disk"),
+            ("CDAL_DESTINATION__0__KIND", "folder"),
+            ("CDAL_DESTINATION__0__PATH", "out"),
+        ],
+    )
     .unwrap();
     assert_eq!(loaded.settings.ingest.dicom.ae_title, "104");
     assert_eq!(loaded.settings.ingest.dicom.max_associations, 3);
     assert_eq!(loaded.settings.destination, [deliver::Config::folder("disk", "out")]);
 
-    let found = findings(MINIMAL, &[
-        ("CDAL_INGEST__DICOM__MAX_ASSOCIATIONS", "many"),
-        ("CDAL_SPOOL_DIRECTORY", "/tmp"),
-    ]);
+    let found = findings(
+        MINIMAL,
+        &[("CDAL_INGEST__DICOM__MAX_ASSOCIATIONS", "many"), ("CDAL_SPOOL_DIRECTORY", "/tmp")],
+    );
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[0].problem.contains("CDAL_SPOOL__DIRECTORY"));
     assert_eq!(
@@ -138,5 +140,9 @@ baud = 3
     );
     let found = findings(&text, &[]);
     let keys: Vec<_> = found.iter().map(|f| f.key.as_str()).collect();
-    assert_eq!(keys, ["destination[0].kind", "destination[2].baud", "destination[2].name"], "{found:#?}");
+    assert_eq!(
+        keys,
+        ["destination[0].kind", "destination[2].baud", "destination[2].name"],
+        "{found:#?}"
+    );
 }

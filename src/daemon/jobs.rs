@@ -44,7 +44,7 @@ impl<W: Worker> Jobs<W> {
                     Some(SPOOL_PAUSE)
                 }
             };
-            let wait = wait.unwrap_or(Duration::from_secs(3600)).max(Duration::from_millis(1));
+            let wait = wait.unwrap_or(Duration::from_hours(1)).max(Duration::from_millis(1));
             if matches!(wake.recv_timeout(wait), Err(RecvTimeoutError::Disconnected)) {
                 return;
             }

@@ -44,10 +44,7 @@ impl Config {
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let too_long = self.drain_deadline > Duration::from_hours(1);
-        too_long
-            .then(|| Fault::new("drain_deadline", "must be at most 1h"))
-            .into_iter()
-            .collect()
+        too_long.then(|| Fault::new("drain_deadline", "must be at most 1h")).into_iter().collect()
     }
 }
 

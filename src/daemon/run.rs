@@ -39,7 +39,10 @@ pub enum Phase {
 pub enum Drained {
     Completely,
     /// The deadline passed, or a destination could not be reached; the rest is in the spool.
-    WithRest { jobs: u64, deliveries: u64 },
+    WithRest {
+        jobs: u64,
+        deliveries: u64,
+    },
 }
 
 /// A running daemon. Dropped without `stop`, it goes on until the runtime ends.
@@ -63,10 +66,7 @@ impl Daemon {
     ///
     /// # Errors
     /// If the spool, the address or a destination cannot be used.
-    pub async fn start(
-        settings: Settings,
-        worker: impl Worker,
-    ) -> Result<Self, DaemonError> {
+    pub async fn start(settings: Settings, worker: impl Worker) -> Result<Self, DaemonError> {
         let Settings { daemon: config, spool, ingest, destinations } = settings;
         let names: Vec<String> = destinations.iter().map(|d| d.name.clone()).collect();
         let (spool, recovery) = Spool::open(spool)?;
@@ -216,12 +216,7 @@ fn report(spool: &Spool, recovery: Recovery, destinations: &[String]) -> Result<
 }
 
 /// Completes series that have been idle for long enough.
-async fn watch_idle(
-    spool: Arc<Spool>,
-    idle: Duration,
-    changed: Arc<Notify>,
-    wake: SyncSender<()>,
-) {
+async fn watch_idle(spool: Arc<Spool>, idle: Duration, changed: Arc<Notify>, wake: SyncSender<()>) {
     loop {
         let spool = spool.clone();
         let completed = tokio::task::spawn_blocking(move || spool.complete_idle(idle)).await;
@@ -230,7 +225,7 @@ async fn watch_idle(
                 if ready > 0 {
                     let _ = wake.try_send(());
                 }
-                wait.unwrap_or(Duration::from_secs(3600))
+                wait.unwrap_or(Duration::from_hours(1))
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, "idle series cannot be looked for");

@@ -7,7 +7,7 @@ pub(super) fn delay(attempts: u32, first: Duration, max: Duration) -> Duration {
     let doubled = first.saturating_mul(2_u32.saturating_pow(attempts.min(20)));
     let full = doubled.min(max);
     let chance = RandomState::new().hash_one(0) as u32;
-    full - full.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 4.0)
+    full.mul_f64(1.0 - f64::from(chance) / f64::from(u32::MAX) / 4.0)
 }
 
 #[cfg(test)]

@@ -154,7 +154,10 @@ impl Config {
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if !is_file_name(&self.name) {
-            faults.push(Fault::new("name", "must be 1 to 128 letters, digits, \".\", \"-\" or \"_\""));
+            faults.push(Fault::new(
+                "name",
+                "must be 1 to 128 letters, digits, \".\", \"-\" or \"_\"",
+            ));
         }
         let needs = |kinds: &[Kind]| kinds.contains(&self.kind);
         for (key, given, needed, allowed) in [
@@ -173,15 +176,19 @@ impl Config {
                 faults.push(Fault::new(key, "is missing; this kind of destination needs it"));
             }
             if given && !allowed {
-                faults.push(Fault::new(key, "means nothing for this kind of destination; remove it"));
+                faults
+                    .push(Fault::new(key, "means nothing for this kind of destination; remove it"));
             }
         }
         if self.address.as_deref().is_some_and(|text| !is_host_and_port(text)) {
-            faults.push(Fault::new("address", "is not a host and a port, such as \"10.0.0.5:104\""));
+            faults
+                .push(Fault::new("address", "is not a host and a port, such as \"10.0.0.5:104\""));
         }
-        for (key, title) in [("ae_title", &self.ae_title), ("calling_ae_title", &self.calling_ae_title)]
+        for (key, title) in
+            [("ae_title", &self.ae_title), ("calling_ae_title", &self.calling_ae_title)]
         {
-            if title.as_ref().is_some_and(|t| t.trim().is_empty() || t.len() > 16 || !t.is_ascii()) {
+            if title.as_ref().is_some_and(|t| t.trim().is_empty() || t.len() > 16 || !t.is_ascii())
+            {
                 faults.push(Fault::new(key, "is not an AE title: 1 to 16 ASCII characters"));
             }
         }

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use dicom_object::FileDicomObject;
+use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
 use dicom_ul::association::Error;
 use dicom_ul::association::client::{AsyncClientAssociation, ClientAssociationOptions};
-use dicom_ul::pdu::{
-    AssociationRJResult, PDataValue, PDataValueType, PDV_HEADER_SIZE, Pdu,
-};
-use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
+use dicom_ul::pdu::{AssociationRJResult, PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -59,8 +57,7 @@ async fn associate(config: &DicomConfig, delivery: &Delivery) -> Result<Link, Ou
     let native = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN];
     let others = native.iter().filter(|other| native.contains(&stored) && **other != stored);
     for syntax in std::iter::once(&stored).chain(others) {
-        options =
-            options.with_presentation_context(delivery.sop_class_uid.as_str(), vec![*syntax]);
+        options = options.with_presentation_context(delivery.sop_class_uid.as_str(), vec![*syntax]);
     }
     let connect = options.establish_async(config.address.as_str());
     match timeout(config.timeout, connect).await {
@@ -149,8 +146,7 @@ async fn send_message(
 async fn answer(link: &mut Link) -> Result<u16, Outcome> {
     let mut bytes = Vec::new();
     loop {
-        let pdu =
-            link.receive().await.map_err(|error| Outcome::Unreachable(lost(&error)))?;
+        let pdu = link.receive().await.map_err(|error| Outcome::Unreachable(lost(&error)))?;
         let Pdu::PData { data } = pdu else {
             return Err(Outcome::Unreachable("the destination broke the association off".into()));
         };
@@ -201,7 +197,9 @@ fn lost(error: &Error) -> String {
     match error {
         Error::ReceivePdu { .. } => "the destination's answer could not be read",
         Error::ConnectionClosed { .. } => "the destination closed the connection",
-        Error::WireSend { .. } | Error::WireRead { .. } | Error::SendPdu { .. } => "connection lost",
+        Error::WireSend { .. } | Error::WireRead { .. } | Error::SendPdu { .. } => {
+            "connection lost"
+        }
         Error::Timeout { .. } => "timeout",
         _ => "protocol error",
     }

@@ -47,11 +47,11 @@ pub enum LinkError {
 /// Opens the port, sends one file and closes it. Blocks.
 pub(super) fn send(config: &SerialConfig, delivery: &Delivery, bytes: &[u8]) -> Outcome {
     let path = config.path.to_string_lossy();
-    let mut port = match serialport::new(path, config.baud).timeout(Duration::from_millis(20)).open()
-    {
-        Ok(port) => port,
-        Err(error) => return Outcome::Unreachable(format!("open the serial port: {error}")),
-    };
+    let mut port =
+        match serialport::new(path, config.baud).timeout(Duration::from_millis(20)).open() {
+            Ok(port) => port,
+            Err(error) => return Outcome::Unreachable(format!("open the serial port: {error}")),
+        };
     match push(&mut port, &delivery.name, bytes, Pace::new(config.timeout)) {
         Ok(()) => Outcome::Sent,
         Err(LinkError::Refused) => Outcome::Never(LinkError::Refused.to_string()),

@@ -68,7 +68,7 @@ impl Destination {
                 return;
             }
             tokio::select! {
-                () = tokio::time::sleep(wait.unwrap_or(Duration::from_secs(3600))) => {}
+                () = tokio::time::sleep(wait.unwrap_or(Duration::from_hours(1))) => {}
                 () = wake.notified() => {}
                 changed = mode.changed() => if changed.is_err() { return },
             }
@@ -87,7 +87,8 @@ impl Destination {
         let (job, destination) = (&delivery.job, self.config.name.as_str());
         let attempt = delivery.attempts + 1;
         let send_ms = started.elapsed().as_millis() as u64;
-        let retry = backoff::delay(delivery.attempts, self.config.retry_first, self.config.retry_max);
+        let retry =
+            backoff::delay(delivery.attempts, self.config.retry_first, self.config.retry_max);
         match &outcome {
             Outcome::Sent => tracing::info!(%job, destination, attempt, send_ms, "delivered"),
             Outcome::Later(reason) => {
@@ -175,7 +176,6 @@ impl Destination {
         }
     }
 }
-
 
 /// Runs `work` where it may block. A panic in it goes on here.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -10,7 +10,7 @@ use crate::domain::Uid;
 /// Study ID, the first element behind the identifiers that are wanted.
 const BEHIND_SERIES_INSTANCE_UID: Tag = tags::STUDY_ID;
 
-/// Reads the SeriesInstanceUID from the head of a file, and checks that the data set is the object that was
+/// Reads the `SeriesInstanceUID` from the head of a file, and checks that the data set is the object that was
 /// announced.
 pub(super) fn series_of(received: &Received, file: &Path) -> Result<Uid, Refusal> {
     let object = OpenFileOptions::new()
@@ -27,9 +27,7 @@ pub(super) fn series_of(received: &Received, file: &Path) -> Result<Uid, Refusal
 }
 
 fn uid(object: &DefaultDicomObject, tag: Tag) -> Result<Uid, Refusal> {
-    object
-        .element(tag)
-        .ok()
-        .and_then(|element| Uid::parse(&element.to_str().ok()?).ok())
-        .ok_or(Refusal::NotUnderstood("SOPClassUID, SOPInstanceUID or SeriesInstanceUID is missing"))
+    object.element(tag).ok().and_then(|element| Uid::parse(&element.to_str().ok()?).ok()).ok_or(
+        Refusal::NotUnderstood("SOPClassUID, SOPInstanceUID or SeriesInstanceUID is missing"),
+    )
 }

@@ -40,7 +40,9 @@ impl Config {
 /// Why a way in could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
-    #[error("open serial port {path}: {source}; check the path, the cable and the rights (group dialout)")]
+    #[error(
+        "open serial port {path}: {source}; check the path, the cable and the rights (group dialout)"
+    )]
     SerialPort { path: String, source: serialport::Error },
     #[error("serial line: {0}")]
     SerialLine(std::io::Error),

@@ -51,17 +51,14 @@ pub fn receive(
         sink.land(name, file.sync()?, Via::Serial)
     });
     while !shutdown.is_cancelled() {
-        match &mut port {
-            Some(line) => {
-                if let Err(error) = receiver.run(line, shutdown) {
-                    tracing::warn!(%error, "serial line lost");
-                    port = None;
-                }
+        if let Some(line) = &mut port {
+            if let Err(error) = receiver.run(line, shutdown) {
+                tracing::warn!(%error, "serial line lost");
+                port = None;
             }
-            None => {
-                std::thread::sleep(5 * POLL);
-                port = open().ok();
-            }
+        } else {
+            std::thread::sleep(5 * POLL);
+            port = open().ok();
         }
     }
     Ok(())
@@ -186,7 +183,9 @@ where
         let partial = self.partial.take().expect("called with a partial transfer");
         let transfer = partial.transfer;
         if Sha256::digest(&partial.bytes).as_slice() != partial.offer.sha256 {
-            tracing::warn!("a file came over the serial line with a wrong hash; asking for it again");
+            tracing::warn!(
+                "a file came over the serial line with a wrong hash; asking for it again"
+            );
             return self.answer(Kind::Unknown, transfer, 0, Vec::new());
         }
         if let Err(error) = (self.store)(&partial.offer.name, &partial.bytes) {

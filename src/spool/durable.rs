@@ -203,8 +203,9 @@ mod tests {
     #[test]
     fn equal_content_is_stored_once_and_other_content_is_kept_beside_it() {
         let folder = tempfile::tempdir().unwrap();
-        let store =
-            |bytes: &[u8]| write(folder.path(), bytes).unwrap().persist_beside(folder.path(), "a.dcm");
+        let store = |bytes: &[u8]| {
+            write(folder.path(), bytes).unwrap().persist_beside(folder.path(), "a.dcm")
+        };
         let first = store(b"one").unwrap();
         assert_eq!(store(b"one").unwrap(), first);
         let second = store(b"two").unwrap();

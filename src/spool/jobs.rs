@@ -90,7 +90,8 @@ impl Spool {
         let oldest: Option<i64> = database
             .prepare_cached("SELECT min(last_received_ms) FROM jobs WHERE state = 'received'")?
             .query_row([], |row| row.get(0))?;
-        let wait = oldest.map(|ms| Duration::from_millis(ms.saturating_sub(cutoff).max(1).cast_unsigned()));
+        let wait = oldest
+            .map(|ms| Duration::from_millis(ms.saturating_sub(cutoff).max(1).cast_unsigned()));
         Ok((changed, wait))
     }
 
@@ -141,7 +142,8 @@ impl Spool {
             .database()
             .prepare_cached("SELECT min(not_before_ms) FROM jobs WHERE state = 'ready'")?
             .query_row([], |row| row.get(0))?;
-        Ok(earliest.map(|ms| Duration::from_millis(ms.saturating_sub(now_ms()).max(0).cast_unsigned())))
+        Ok(earliest
+            .map(|ms| Duration::from_millis(ms.saturating_sub(now_ms()).max(0).cast_unsigned())))
     }
 
     /// Ends a running job with its products, each to be sent to every one of `destinations`.

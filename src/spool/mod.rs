@@ -1,6 +1,6 @@
 //! Durable work: what came in, what is to be done with it, what is to be sent where.
 //!
-//! Limits: one process per spool directory (held by a lock file); one SQLite database, one connection;
+//! Limits: one process per spool directory (held by a lock file); one `SQLite` database, one connection;
 //! a payload is one file; every call blocks on the disk, so async callers go through `spawn_blocking`.
 //!
 //! Invariants, at every moment including a power cut:

@@ -113,9 +113,9 @@ fn idle_series_become_ready_and_the_next_deadline_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(folder.path());
     arrive(&spool, "1.1", "1.9", b"a");
-    let (ready, wait) = spool.complete_idle(Duration::from_secs(60)).unwrap();
+    let (ready, wait) = spool.complete_idle(Duration::from_mins(1)).unwrap();
     assert_eq!(ready, 0);
-    assert!(wait.unwrap() > Duration::from_secs(50) && wait.unwrap() <= Duration::from_secs(60));
+    assert!(wait.unwrap() > Duration::from_secs(50) && wait.unwrap() <= Duration::from_mins(1));
     assert_eq!(spool.complete_idle(Duration::ZERO).unwrap(), (1, None));
     assert!(spool.claim().unwrap().is_some());
 }
@@ -149,7 +149,7 @@ fn a_postponed_delivery_waits_and_a_restart_tries_it_at_once() {
     opened.complete(&job).unwrap();
     opened.claim().unwrap();
     opened.finish(&job, &[product(b"m")], &["x".to_owned()], Duration::ZERO).unwrap();
-    opened.postpone(&due(&opened, "x"), "down", Duration::from_secs(60)).unwrap();
+    opened.postpone(&due(&opened, "x"), "down", Duration::from_mins(1)).unwrap();
     assert!(matches!(opened.next_delivery("x").unwrap(), Next::After(_)));
     assert_eq!(opened.pending_elsewhere(&["y".to_owned()]).unwrap(), [("x".to_owned(), 1)]);
     drop(opened);

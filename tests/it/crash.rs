@@ -22,7 +22,8 @@ const COMPUTE_MS: &str = "CDAL_IT_COMPUTE_MS";
 fn child() {
     let variable = |name| std::env::var(name).expect("the parent sets it");
     let address = format!("127.0.0.1:{}", variable(PORT));
-    let settings = settings(variable(SPOOL).as_ref(), vec![Config::dicom("pacs", &address, "DCMTK")]);
+    let settings =
+        settings(variable(SPOOL).as_ref(), vec![Config::dicom("pacs", &address, "DCMTK")]);
     let compute = Duration::from_millis(variable(COMPUTE_MS).parse().unwrap());
     cdal::telemetry::start("info");
     cdal::cli::serve::serve(settings, Stand { compute }).unwrap();

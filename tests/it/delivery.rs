@@ -137,8 +137,7 @@ impl Worker for Moody {
 fn a_transient_failure_is_tried_again_and_a_panic_fails_only_its_job() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let mut settings =
-        settings(&folder.path().join("spool"), vec![Config::folder("disk", &out)]);
+    let mut settings = settings(&folder.path().join("spool"), vec![Config::folder("disk", &out)]);
     settings.daemon.retry_delay = Duration::from_millis(100);
     let daemon = Running::start(settings, Moody(AtomicU32::new(0)));
     let counts = || {

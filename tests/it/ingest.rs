@@ -123,7 +123,7 @@ fn other_content_under_a_known_uid_is_kept_but_not_computed() {
 fn what_cannot_be_kept_is_refused_with_a_status() {
     let folder = tempfile::tempdir().unwrap();
     let mut small = settings(&folder.path().join("small"), Vec::new());
-    small.ingest.dicom.max_object_bytes = 1024;
+    small.ingest.dicom.max_object_bytes = 2048;
     let daemon = Running::start(small, QUICK);
     let sop = Uid::derived(&["large"]);
     let large = folder.path().join("large.dcm");
@@ -155,5 +155,7 @@ fn garbage_and_half_objects_leave_the_daemon_serving_and_nothing_behind() {
     }
     assert!(dcmtk("echoscu", daemon.address(), &[], &[]).status.success());
     let incoming = folder.path().join("spool/incoming");
-    wait_for("no temporary file", || (std::fs::read_dir(&incoming).unwrap().count() == 0).then_some(()));
+    wait_for("no temporary file", || {
+        (std::fs::read_dir(&incoming).unwrap().count() == 0).then_some(())
+    });
 }

@@ -112,7 +112,8 @@ fn a_line_that_flips_drops_and_doubles_bytes_still_carries_the_file() {
     let (wire_out, far) = pair();
     let (shelf, stop) = (Shelf::default(), CancellationToken::new());
     let receiving = shelf.receive(far, &stop);
-    let (back_in, back_out) = (wire_out.try_clone_native().unwrap(), wire_in.try_clone_native().unwrap());
+    let (back_in, back_out) =
+        (wire_out.try_clone_native().unwrap(), wire_in.try_clone_native().unwrap());
     carry(wire_in, wire_out, 3000, 0x9E37_79B9, stop.clone());
     carry(back_in, back_out, 3000, 0x7F4A_7C15, stop.clone());
     push(&mut near, "mask.dcm", &content(60_000), pace()).unwrap();

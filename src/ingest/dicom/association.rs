@@ -33,7 +33,7 @@ pub(super) struct Session<'a> {
 enum Message {
     /// Fragments of a command set.
     Command(Vec<u8>),
-    Data(Data),
+    Data(Box<Data>),
 }
 
 /// A data set on its way, and how its request will be answered.
@@ -112,8 +112,6 @@ impl<'a> Session<'a> {
         };
         match pdu {
             Err(_) => Err(End::Abort("the peer was silent for too long")),
-            Ok(Err(Error::ConnectionClosed { .. })) => Err(End::Aborted),
-            Ok(Err(error)) => Err(End::Abort(describe(&error))),
             Ok(Ok(Pdu::PData { data })) => {
                 for value in data {
                     self.take(value).await?;
@@ -121,8 +119,9 @@ impl<'a> Session<'a> {
                 Ok(())
             }
             Ok(Ok(Pdu::ReleaseRQ)) => Err(End::Released),
-            Ok(Ok(Pdu::AbortRQ { .. })) => Err(End::Aborted),
+            Ok(Ok(Pdu::AbortRQ { .. }) | Err(Error::ConnectionClosed { .. })) => Err(End::Aborted),
             Ok(Ok(_)) => Err(End::Abort("unexpected PDU")),
+            Ok(Err(error)) => Err(End::Abort(describe(&error))),
         }
     }
 
@@ -157,7 +156,8 @@ impl<'a> Session<'a> {
     }
 
     async fn command(&mut self, context: u8, bytes: &[u8]) -> Result<(), End> {
-        let command = Command::parse(bytes).map_err(|_| End::Abort("command set not understood"))?;
+        let command =
+            Command::parse(bytes).map_err(|_| End::Abort("command set not understood"))?;
         let (message_id, request) = match command {
             Command::EchoRequest { message_id } => {
                 let answer = Command::EchoResponse { message_id, status: status::SUCCESS };
@@ -197,7 +197,7 @@ impl<'a> Session<'a> {
             }
             _ => return Ok(()),
         };
-        self.message = Message::Data(Data { context, message_id, request, bytes: 0 });
+        self.message = Message::Data(Box::new(Data { context, message_id, request, bytes: 0 }));
         Ok(())
     }
 
@@ -352,7 +352,9 @@ pub(super) fn describe(error: &Error) -> &'static str {
         Error::Rejected { .. } => "rejected: AE title or protocol",
         Error::Aborted { .. } => "aborted",
         Error::ConnectionClosed { .. } => "connection closed",
-        Error::WireSend { .. } | Error::WireRead { .. } | Error::SendPdu { .. } => "connection lost",
+        Error::WireSend { .. } | Error::WireRead { .. } | Error::SendPdu { .. } => {
+            "connection lost"
+        }
         Error::Timeout { .. } => "timeout",
         Error::UnexpectedPdu { .. } | Error::UnknownPdu { .. } => "unexpected PDU",
         _ => "protocol error",

@@ -4,12 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dicom_ul::association::read_pdu_from_wire_async;
-use dicom_ul::association::server::{
-    AccessControl, DefaultNegotiation, ServerAssociationOptions,
-};
+use dicom_ul::association::server::{AccessControl, DefaultNegotiation, ServerAssociationOptions};
 use dicom_ul::pdu::{
-    AssociationRJ, AssociationRJResult, AssociationRJServiceUserReason, AssociationRJSource,
-    AssociationRJServiceProviderPresentationReason as ProviderReason, Pdu, UserIdentity, write_pdu,
+    AssociationRJ, AssociationRJResult,
+    AssociationRJServiceProviderPresentationReason as ProviderReason,
+    AssociationRJServiceUserReason, AssociationRJSource, Pdu, UserIdentity, write_pdu,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -146,7 +145,7 @@ impl AccessControl for Access<'_> {
 /// Reads the request and rejects it as transient: the peer may try again later.
 async fn reject(mut stream: TcpStream, config: &Config, reason: ProviderReason) {
     let answer = async {
-        let mut buffer = Default::default();
+        let mut buffer = bytes::BytesMut::new();
         let request =
             read_pdu_from_wire_async(&mut stream, &mut buffer, config.max_pdu_bytes, true).await;
         if !matches!(request, Ok(Pdu::AssociationRQ(_))) {

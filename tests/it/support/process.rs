@@ -109,6 +109,16 @@ fn python() -> PathBuf {
     python
 }
 
+/// Two serial devices joined by a cable, until the process is dropped.
+pub fn serial_cable(folder: &Path) -> (Process, PathBuf, PathBuf) {
+    let ends = [folder.join("near"), folder.join("far")];
+    let terminal = |end: &PathBuf| format!("pty,raw,echo=0,link={}", end.display());
+    let process = Process::start(Command::new("socat").args(ends.iter().map(terminal)));
+    wait_for("socat's terminals", || ends.iter().all(|end| end.exists()).then_some(()));
+    let [near, far] = ends;
+    (process, near, far)
+}
+
 /// Runs dcmtk's `storescu` or `echoscu`.
 pub fn dcmtk(program: &str, to: SocketAddr, options: &[&str], files: &[PathBuf]) -> Output {
     Command::new(program)
