@@ -12,6 +12,7 @@ pub mod deliver;
 pub mod domain;
 pub mod engine;
 pub mod ingest;
+pub mod phantom;
 pub mod sampler;
 pub mod segmenter;
 pub mod spool;

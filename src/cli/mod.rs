@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod serve;
+pub mod train;
 pub mod workstation;
 
 mod signals;
@@ -31,6 +32,8 @@ pub enum Command {
     Serve(serve::Args),
     /// The receiving side: takes masks by DICOM and serial line into a folder
     Workstation(workstation::Args),
+    /// Train a generator and leave a finished bundle
+    Train(train::Arguments),
     /// Check and show configuration files
     Config(config::Args),
 }
@@ -57,6 +60,7 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
     let result = match command_line.command {
         Command::Serve(args) => serve::run(&args),
         Command::Workstation(args) => workstation::run(args),
+        Command::Train(arguments) => train::run(&arguments).map(|()| ExitStatus::Done),
         Command::Config(args) => config::run(args),
     };
     result.unwrap_or_else(|error| {

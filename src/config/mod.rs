@@ -14,9 +14,10 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::Fault;
+use crate::engine::Provider;
 use crate::{daemon, deliver, ingest, spool};
 
 pub use error::{ConfigError, Finding};
@@ -44,19 +45,15 @@ pub struct Runtime {
     /// ONNX Runtime's library; without it the usual places are searched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<PathBuf>,
+    /// It must be there: nothing falls back silently.
+    #[serde(serialize_with = "provider_name")]
     pub provider: Provider,
     /// Threads of one operator; 0 lets ONNX Runtime choose.
     pub intra_threads: usize,
 }
 
-/// Execution provider. It must be there: nothing falls back silently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Provider {
-    #[default]
-    Cpu,
-    Cuda,
-    TensorRt,
+fn provider_name<S: Serializer>(provider: &Provider, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(provider.name())
 }
 
 /// Section `[model]`.

@@ -1,1 +1,34 @@
-//! Room under construction.
+//! ONNX Runtime: finding the library, choosing the execution provider, sessions, the thread that owns them.
+//!
+//! The only room that names `ort`, beside `train`. One runtime library serves one process; sessions belong to
+//! one owner thread per device ([`Device`]), to which work is handed as closures. Called by `segmenter`,
+//! `bundle` (golden check) and `train`.
+
+mod device;
+mod generator;
+mod runtime;
+
+pub use device::Device;
+pub use generator::{Generator, Graphs, Interface, Literal, Options, Provider};
+pub use runtime::{Purpose, Runtime};
+
+/// What stops the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("no usable {purpose} library of ONNX Runtime; looked at {looked}; {remedy}")]
+    NoLibrary { purpose: &'static str, looked: String, remedy: &'static str },
+    #[error("ONNX Runtime {version} at {path} cannot start: {reason}")]
+    Start { version: String, path: String, reason: String },
+    #[error("execution provider {provider} cannot be used: {reason}; install its libraries or choose provider = \"cpu\"")]
+    Provider { provider: &'static str, reason: String },
+    #[error("graph {graph} does not load: {reason}")]
+    Graph { graph: &'static str, reason: String },
+    #[error("graph {graph} has {found} where the bundle needs {expected}; export the bundle again")]
+    Interface { graph: &'static str, found: String, expected: String },
+    #[error("graph {graph} failed to run: {reason}")]
+    Run { graph: &'static str, reason: String },
+    #[error("graph {graph} gave NaN or infinity; the weights or the input are damaged")]
+    NotFinite { graph: &'static str },
+    #[error("the engine's thread has ended; restart the program")]
+    Gone,
+}

@@ -1,1 +1,47 @@
-//! Room under construction.
+//! Training: batches, the session of ONNX Runtime's training API, checkpoints, the finished bundle.
+//!
+//! The graphs are made offline by the Python package `cdal_onnx`; everything else is here. A step trains
+//! the generator on the denoising error: MSE(x_0, G(x_{t+1}, t, I, z)). Invariants: a run that is killed and
+//! resumed takes the same steps as one that was not; a checkpoint is whole or absent. Called by `cli`.
+
+mod config;
+mod data;
+mod run;
+mod session;
+mod tools;
+
+pub use config::{Card, Config, Data, Model, Optimiser};
+pub use data::{Batch, Batches, Example};
+pub use run::{Progress, train};
+pub use session::{Inputs, TrainingSession};
+
+/// What stops a training run.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error("{0}")]
+    Config(String),
+    #[error("{path}: {reason}")]
+    File { path: std::path::PathBuf, reason: String },
+    #[error("training runtime: {0}")]
+    Runtime(String),
+    #[error(transparent)]
+    Engine(#[from] crate::engine::EngineError),
+    #[error(transparent)]
+    Bundle(#[from] crate::bundle::BundleError),
+    #[error("cdal_onnx {command} failed: {reason}")]
+    Python { command: String, reason: String },
+    #[error(
+        "the loss became {loss} at step {step}; resume from the last checkpoint with a lower learning rate"
+    )]
+    Diverged { loss: f32, step: u64 },
+    #[error(
+        "{0}: a run stands there already; give --resume to go on with it, or another run_folder"
+    )]
+    Exists(std::path::PathBuf),
+}
+
+impl From<ort::Error> for TrainError {
+    fn from(error: ort::Error) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}

@@ -1,0 +1,98 @@
+"""Command line of cdal_onnx: `export`, `artifacts`, `runtime`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import Refused
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="cdal_onnx", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    export = commands.add_parser("export", help="write a model bundle from a checkpoint")
+    export.add_argument("--checkpoint", required=True, type=Path, help=".safetensors or .pth")
+    _network(export)
+    export.add_argument("--name", help="default: the preset's")
+    export.add_argument("--model-version", default="1.0.0")
+    export.add_argument("--weights", default="imported checkpoint", help="where the weights come from")
+    export.add_argument("--data", default="not stated", help="what they were trained on")
+    export.add_argument("--licence", default="not stated; ask whoever gave you the checkpoint")
+    export.add_argument("--notes", type=Path, help="Markdown to add to the model card")
+    export.add_argument("--out", required=True, type=Path)
+
+    artifacts = commands.add_parser("artifacts", help="write the graphs that `cdal train` runs")
+    _network(artifacts)
+    artifacts.add_argument("--checkpoint", type=Path, help="first weights; without it they are drawn")
+    artifacts.add_argument("--seed", type=int, default=0, help="of the first weights")
+    artifacts.add_argument("--betas", type=float, nargs=2, default=(0.5, 0.9), help="of Adam")
+    artifacts.add_argument("--out", required=True, type=Path)
+
+    literal = commands.add_parser("literal", help="write the unsplit generator, the benchmarks' yardstick")
+    literal.add_argument("--checkpoint", type=Path, help="without it the weights are drawn")
+    _network(literal)
+    literal.add_argument("--out", required=True, type=Path, help="an .onnx file")
+
+    runtime = commands.add_parser("runtime", help="fetch and check the runtime libraries")
+    runtime.add_argument("--out", type=Path, default=Path(".runtime"))
+
+    arguments = parser.parse_args()
+    try:
+        return {"export": _export, "artifacts": _artifacts, "literal": _literal, "runtime": _runtime}[
+            arguments.command](arguments)
+    except Refused as refused:
+        print(f"cdal_onnx: {refused}", file=sys.stderr)
+        return 1
+
+
+def _network(parser: argparse.ArgumentParser) -> None:
+    from .export import preset_names
+
+    parser.add_argument("--parameters", required=True, type=Path, help="parameters.json of the network")
+    parser.add_argument("--preset", required=True, choices=preset_names())
+
+
+def _export(a: argparse.Namespace) -> int:
+    from . import export, parameters, weights
+
+    card = export.Card(a.name or a.preset, a.model_version, a.weights, a.data, a.licence,
+                       a.notes.read_text() if a.notes else "")
+    export.write(weights.load(a.checkpoint), parameters.load(a.parameters), a.preset, card, a.out)
+    print(a.out)
+    return 0
+
+
+def _artifacts(a: argparse.Namespace) -> int:
+    from . import artifacts, export, parameters, weights
+
+    p = parameters.load(a.parameters)
+    export.refuse_misfit(a.preset, p)
+    state = weights.load(a.checkpoint) if a.checkpoint else {}
+    recipe = export.recipe(a.preset, p, export.Card(a.preset, "0.0.0", "", "", ""))
+    artifacts.write(p, state, a.out, a.seed, tuple(a.betas), recipe)
+    print(a.out)
+    return 0
+
+
+def _literal(a: argparse.Namespace) -> int:
+    from . import literal, parameters, weights
+
+    literal.write(parameters.load(a.parameters), weights.load(a.checkpoint) if a.checkpoint else {}, a.out)
+    print(a.out)
+    return 0
+
+
+def _runtime(a: argparse.Namespace) -> int:
+    from . import runtime
+
+    runtime.set_up(a.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

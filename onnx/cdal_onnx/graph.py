@@ -1,0 +1,297 @@
+"""A small ONNX graph builder: what the networks are written over.
+
+`Graph` speaks the networks' words (conv, linear, normalise, FIR) and decides how each is spelt in ONNX.
+Two dialects share every definition: `InferenceGraph` folds what does not depend on the input and uses
+operators that the CPU, CUDA and TensorRT providers all run; `TrainingGraph` uses only operators that the
+runtime's gradient builder can differentiate and keeps parameters in their published names and shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .errors import Refused
+
+OPSET = 17
+IR_VERSION = 8
+
+
+@dataclass(frozen=True)
+class Map:
+    """A feature map in the graph: name of its tensor [N, channels, size, size]."""
+
+    name: str
+    channels: int
+    size: int
+
+
+class Graph:
+    """Nodes and initializers of one graph, over the weights of `state` (published keys)."""
+
+    def __init__(self, state: dict[str, np.ndarray],
+                 initial: Callable[[str, tuple[int, ...]], np.ndarray] | None = None):
+        """`initial` gives a first value for keys that `state` lacks; without it they are refused."""
+        self.state = state
+        self.initial = initial
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.used: set[str] = set()
+
+    # -- plumbing ---------------------------------------------------------------------------------
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes):
+        """Adds a node; returns the name of its output, or a list where there are several."""
+        index = len(self.nodes)
+        names = [f"{kind}_{index}" if k == 0 else f"{kind}_{index}_{k}" for k in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=f"{kind}_{index}", **attributes))
+        return names[0] if outputs == 1 else names
+
+    def constant(self, value: np.ndarray, name: str | None = None) -> str:
+        """An initializer; equal anonymous constants are stored once."""
+        value = np.ascontiguousarray(value)
+        if name is None:
+            digest = hashlib.sha256(value.tobytes()).hexdigest()[:16]
+            name = f"c_{value.dtype}_{'x'.join(map(str, value.shape))}_{digest}"
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.constant(np.asarray(values, np.int64), "i_" + "_".join(str(v).replace("-", "m") for v in values))
+
+    def floats(self, *values: float) -> str:
+        return self.constant(np.asarray(values, np.float32), "f_" + "_".join(repr(float(np.float32(v))) for v in values))
+
+    def weight(self, key: str, *shape: int) -> np.ndarray:
+        """The value of a published key, checked against the shape that the parameters ask for."""
+        if key not in self.state and self.initial:
+            self.state[key] = self.initial(key, shape)
+        value = self.state.get(key)
+        if value is None:
+            raise Refused(f"the checkpoint has no tensor {key!r}; the parameters ask for it with shape {list(shape)}")
+        if value.shape != shape:
+            raise Refused(f"checkpoint tensor {key!r} has shape {list(value.shape)}; "
+                          f"the parameters ask for {list(shape)}")
+        self.used.add(key)
+        return np.asarray(value, np.float32)
+
+    def parameter(self, key: str, *shape: int) -> str:
+        """The published tensor as an initializer of its own name."""
+        return self.constant(self.weight(key, *shape), key)
+
+    def add_input(self, name: str, kind: int, shape: list) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def add_output(self, tensor: str, name: str, kind: int, shape: list) -> None:
+        self.nodes.append(helper.make_node("Identity", [tensor], [name], name=f"output_{name}"))
+        self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def model(self, name: str) -> onnx.ModelProto:
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, list(self.initializers.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
+                                  producer_name="cdal_onnx", ir_version=IR_VERSION)
+        onnx.checker.check_model(model)
+        return model
+
+    def refuse_unused(self, what: str) -> None:
+        """A tensor that no layer reads means that the parameters describe another network."""
+        unused = sorted(set(self.state) - self.used)
+        if unused:
+            raise Refused(f"{what}: {len(unused)} tensors of the checkpoint belong to no layer of the described "
+                          f"network, first {unused[0]!r}; are these the checkpoint's own parameters?")
+
+    # -- words shared by both dialects -----------------------------------------------------------
+
+    def add(self, a: Map, b: Map) -> Map:
+        return Map(self.op("Add", a.name, b.name), a.channels, a.size)
+
+    def mean(self, a: Map, b: Map) -> Map:
+        """(a + b)/√2: the rescaled sum of every residual connection."""
+        total = self.op("Add", a.name, b.name)
+        return Map(self.op("Mul", total, self.floats(np.sqrt(0.5))), a.channels, a.size)
+
+    def concat(self, a: Map, b: Map) -> Map:
+        return Map(self.op("Concat", a.name, b.name, axis=1), a.channels + b.channels, a.size)
+
+    def silu_vector(self, x: str) -> str:
+        return self.op("Mul", x, self.op("Sigmoid", x))
+
+    def silu(self, x: Map) -> Map:
+        return Map(self.silu_vector(x.name), x.channels, x.size)
+
+    def leaky(self, x: Map) -> Map:
+        return Map(self.leaky_vector(x.name), x.channels, x.size)
+
+    def conv(self, x: Map, key: str, channels: int, kernel: int = 3, stride: int = 1, padding: int | None = None,
+             bias: bool = True) -> Map:
+        """Convolution with the published `{key}.weight` [out, in, k, k] and `{key}.bias`."""
+        padding = kernel // 2 if padding is None else padding
+        weights = [self.parameter(f"{key}.weight", channels, x.channels, kernel, kernel)]
+        if bias:
+            weights.append(self.parameter(f"{key}.bias", channels))
+        y = self.op("Conv", x.name, *weights, kernel_shape=[kernel, kernel], strides=[stride, stride],
+                    pads=[padding] * 4)
+        return Map(y, channels, (x.size + 2 * padding - kernel) // stride + 1)
+
+    def linear(self, x: str, key: str, n_in: int, n_out: int) -> str:
+        """x [N, in] to [N, out] with the published `{key}.weight` [out, in]."""
+        weight = self.parameter(f"{key}.weight", n_out, n_in)
+        return self.op("Gemm", x, weight, self.parameter(f"{key}.bias", n_out), transB=1)
+
+    def per_channel(self, x: str) -> str:
+        """[N, C] → [N, C, 1, 1]."""
+        return self.op("Unsqueeze", x, self.ints(2, 3))
+
+    def affine_norm(self, x: Map, key: str, groups: int, epsilon: float) -> Map:
+        """GroupNorm with the published per-channel `{key}.weight`, `{key}.bias`."""
+        shape = self.ints(1, x.channels, 1, 1)
+        scale = self.op("Reshape", self.parameter(f"{key}.weight", x.channels), shape)
+        shift = self.op("Reshape", self.parameter(f"{key}.bias", x.channels), shape)
+        y = self.normalise(x, groups, epsilon)
+        return Map(self.op("Add", self.op("Mul", y.name, scale), shift), x.channels, x.size)
+
+    def sample_maps(self, x: Map, *shape: int) -> str:
+        return self.op("Reshape", x.name, self.ints(*shape))
+
+    # -- words that a dialect spells ---------------------------------------------------------------
+
+    def normalise(self, x: Map, groups: int, epsilon: float) -> Map:
+        """GroupNorm without affine part: zero mean, unit (biased) variance over each group."""
+        raise NotImplementedError
+
+    def pointwise(self, x: Map, key: str, channels: int) -> Map:
+        """NIN: per-pixel linear map with the published `{key}.W` [in, out], `{key}.b`."""
+        raise NotImplementedError
+
+    def fir_down(self, x: Map, kernel: np.ndarray) -> Map:
+        """FIR blur and decimation by 2; `kernel` [K], sum 1, for each axis."""
+        raise NotImplementedError
+
+    def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
+        """Zero insertion by 2 and FIR blur with gain 4."""
+        raise NotImplementedError
+
+    def fir_blur(self, x: Map, kernel: np.ndarray) -> Map:
+        """FIR blur with padding K/2 and no stride: the size grows by one."""
+        raise NotImplementedError
+
+    def leaky_vector(self, x: str) -> str:
+        """LeakyReLU with slope 0.2."""
+        raise NotImplementedError
+
+
+class InferenceGraph(Graph):
+    """Folded and provider-neutral."""
+
+    def normalise(self, x: Map, groups: int, epsilon: float) -> Map:
+        flat = self.op("Reshape", x.name, self.ints(0, groups, -1))
+        ones, zeros = np.ones(groups, np.float32), np.zeros(groups, np.float32)
+        y = self.op("InstanceNormalization", flat, self.constant(ones), self.constant(zeros), epsilon=epsilon)
+        return Map(self.op("Reshape", y, self.ints(0, x.channels, x.size, x.size)), x.channels, x.size)
+
+    def pointwise(self, x: Map, key: str, channels: int) -> Map:
+        kernel = self.weight(f"{key}.W", x.channels, channels).T[:, :, None, None]
+        bias = self.parameter(f"{key}.b", channels)
+        return Map(self.op("Conv", x.name, self.constant(kernel, f"{key}.W"), bias, kernel_shape=[1, 1]),
+                   channels, x.size)
+
+    def _depthwise(self, x: Map, kernel: np.ndarray, gain: float) -> str:
+        taps = (np.outer(kernel, kernel) * gain).astype(np.float32)
+        return self.constant(np.repeat(taps[None, None], x.channels, 0))
+
+    def fir_down(self, x: Map, kernel: np.ndarray) -> Map:
+        before, after = fir_padding(kernel)
+        y = self.op("Conv", x.name, self._depthwise(x, kernel, 1.0), group=x.channels,
+                    kernel_shape=[len(kernel)] * 2, strides=[2, 2], pads=[before, before, after, after])
+        return Map(y, x.channels, x.size // 2)
+
+    def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
+        after, before = fir_padding(kernel)
+        y = self.op("ConvTranspose", x.name, self._depthwise(x, kernel, 4.0), group=x.channels,
+                    kernel_shape=[len(kernel)] * 2, strides=[2, 2], pads=[before, before, after, after])
+        return Map(y, x.channels, x.size * 2)
+
+    def fir_blur(self, x: Map, kernel: np.ndarray) -> Map:
+        before, after = fir_padding(kernel)
+        pads = [before + 1, before + 1, after + 1, after + 1]
+        y = self.op("Conv", x.name, self._depthwise(x, kernel, 1.0), group=x.channels,
+                    kernel_shape=[len(kernel)] * 2, pads=pads)
+        return Map(y, x.channels, x.size + 1)
+
+    def leaky_vector(self, x: str) -> str:
+        return self.op("LeakyRelu", x, alpha=0.2)
+
+
+class TrainingGraph(Graph):
+    """Only operators that ONNX Runtime's gradient builder differentiates.
+
+    GroupNorm is a LayerNormalization over the flattened group (all three outputs named, or the builder
+    refuses), FIR a pair of products with constant matrices, NIN a 1x1 convolution of the transposed weight.
+    """
+
+    def normalise(self, x: Map, groups: int, epsilon: float) -> Map:
+        length = x.channels // groups * x.size**2
+        flat = self.op("Reshape", x.name, self.ints(0, groups, -1))
+        # One pair a node: the builder names a scale's gradient after it, and two nodes would clash.
+        ones = self.constant(np.ones(length, np.float32), f"ones_{len(self.nodes)}")
+        zeros = self.constant(np.zeros(length, np.float32), f"zeros_{len(self.nodes)}")
+        y, *_ = self.op("LayerNormalization", flat, ones, zeros, outputs=3, axis=-1, epsilon=epsilon)
+        return Map(self.op("Reshape", y, self.ints(0, x.channels, x.size, x.size)), x.channels, x.size)
+
+    def pointwise(self, x: Map, key: str, channels: int) -> Map:
+        weight = self.op("Transpose", self.parameter(f"{key}.W", x.channels, channels), perm=[1, 0])
+        kernel = self.op("Unsqueeze", weight, self.ints(2, 3))
+        bias = self.parameter(f"{key}.b", channels)
+        return Map(self.op("Conv", x.name, kernel, bias, kernel_shape=[1, 1]), channels, x.size)
+
+    def _separable(self, x: Map, matrix: np.ndarray) -> Map:
+        """matrix [out, in] applied to the rows and to the columns."""
+        matrix = matrix.astype(np.float32)
+        y = self.op("MatMul", x.name, self.constant(np.ascontiguousarray(matrix.T)))
+        return Map(self.op("MatMul", self.constant(matrix), y), x.channels, matrix.shape[0])
+
+    def fir_down(self, x: Map, kernel: np.ndarray) -> Map:
+        return self._separable(x, correlation_matrix(x.size, kernel, fir_padding(kernel), 2))
+
+    def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
+        # Zero insertion keeps every second column of the correlation over the doubled grid.
+        before, after = fir_padding(kernel)
+        return self._separable(x, 2.0 * correlation_matrix(2 * x.size, kernel, (before + 1, after), 1)[:, ::2])
+
+    def fir_blur(self, x: Map, kernel: np.ndarray) -> Map:
+        before, after = fir_padding(kernel)
+        return self._separable(x, correlation_matrix(x.size, kernel, (before + 1, after + 1), 1))
+
+    def leaky_vector(self, x: str) -> str:
+        # max(x, 0.2 x); written with Relu because LeakyRelu has no gradient here.
+        return self.op("Add", self.op("Mul", x, self.floats(0.2)), self.op("Mul", self.op("Relu", x), self.floats(0.8)))
+
+
+def fir_padding(kernel: np.ndarray) -> tuple[int, int]:
+    """Zeros before and after an axis that the kernel decimates by 2; (1, 1) for four taps."""
+    taps = len(kernel) - 2
+    return (taps + 1) // 2, taps // 2
+
+
+def correlation_matrix(size: int, kernel: np.ndarray, padding: tuple[int, int], stride: int) -> np.ndarray:
+    """Matrix [out, size] of a correlation with `kernel` after zero padding before and after."""
+    out = (size + sum(padding) - len(kernel)) // stride + 1
+    matrix = np.zeros((out, size))
+    for row in range(out):
+        for tap, value in enumerate(kernel):
+            column = row * stride + tap - padding[0]
+            if 0 <= column < size:
+                matrix[row, column] += value
+    return matrix
+
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

@@ -1,0 +1,312 @@
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::BundleError;
+use crate::{domain::Label, sampler};
+
+/// The schema that this program reads.
+pub const SCHEMA: u32 = 1;
+
+/// `bundle.toml`, checked. Without graphs and golden case it is a `recipe.toml`, which training starts from.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub schema: u32,
+    pub name: String,
+    pub version: String,
+    /// Independent samples drawn for one mask.
+    pub votes: usize,
+    pub input: Input,
+    pub normalisation: Normalisation,
+    pub windows: Windows,
+    pub decision: Decision,
+    pub labels: Vec<Label>,
+    pub diffusion: Diffusion,
+    pub network: Network,
+    pub graphs: Option<GraphFiles>,
+    pub golden: Option<Golden>,
+    pub provenance: Option<Provenance>,
+}
+
+/// A manifest read for its data alone.
+pub type Recipe = Manifest;
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    pub kind: InputKind,
+    /// Image channels C.
+    pub channels: usize,
+    /// Rows and columns that the network sees.
+    pub size: [usize; 2],
+    /// Volumes with geometry: which way rows, columns and slices run.
+    pub orientation: Option<Orientation>,
+    /// Images: rows and columns to which every image is resized first.
+    pub resize: Option<[usize; 2]>,
+    /// Rows, columns and slices (as oriented) beyond which a case is refused.
+    pub largest: Option<[usize; 3]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputKind {
+    /// One image, grey or colour.
+    Image,
+    /// A stack of slices.
+    Volume,
+}
+
+/// Patient directions towards which the row, column and slice index grow, such as "LPI".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Orientation {
+    /// For rows, columns, slices: the patient axis (0 = x, 1 = y, 2 = z) and whether the index grows towards
+    /// its positive end (L, P, S).
+    pub axes: [(usize, bool); 3],
+}
+
+impl TryFrom<String> for Orientation {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("orientation {text:?} is not three letters, one of L/R, one of A/P, one of S/I");
+        let letters: Vec<char> = text.chars().collect();
+        let [a, b, c] = letters[..] else { return Err(wrong()) };
+        let mut axes = [(0, false); 3];
+        for (slot, letter) in axes.iter_mut().zip([a, b, c]) {
+            *slot = match letter {
+                'L' => (0, true),
+                'R' => (0, false),
+                'P' => (1, true),
+                'A' => (1, false),
+                'S' => (2, true),
+                'I' => (2, false),
+                _ => return Err(wrong()),
+            };
+        }
+        let mut seen = axes.map(|(axis, _)| axis);
+        seen.sort_unstable();
+        if seen == [0, 1, 2] { Ok(Self { axes }) } else { Err(wrong()) }
+    }
+}
+
+/// How samples become network input.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Normalisation {
+    /// Smallest sample of the case to -1, largest to 1.
+    MinMax,
+    /// Black of the nominal range to -1, white to 1; colour is averaged to grey for one-channel models.
+    NominalRange,
+    /// (v - mean)/std for each channel, v on the scale 0 to 255 of the nominal range.
+    ZScore { mean: Vec<f32>, std: Vec<f32> },
+}
+
+/// What the network is shown of a case.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Windows {
+    /// The whole (resized) image.
+    Whole,
+    /// Side by side, without overlap; the resized image is a whole number of them.
+    Tiles,
+    /// Overlapping windows of rows, columns and slices; every slice of a window is one image. Smaller cases
+    /// are padded evenly on both sides with `padding` (normalised units).
+    Sliding { size: [usize; 3], overlap: f64, padding: f32 },
+}
+
+/// From votes to label values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Decision {
+    /// The channel with the largest average is the label value; channel 0 is background.
+    Argmax,
+    /// One channel, rounded.
+    Threshold { foreground: Polarity },
+}
+
+/// Which end of [-1, 1] marks the structure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Polarity {
+    Positive,
+    Negative,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diffusion {
+    /// T.
+    pub steps: usize,
+    pub variance: VarianceKind,
+    pub beta_min: f64,
+    pub beta_max: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VarianceKind {
+    Preserving,
+    Geometric,
+}
+
+impl Diffusion {
+    #[must_use]
+    pub fn schedule(&self) -> sampler::Schedule {
+        let (beta_min, beta_max) = (self.beta_min, self.beta_max);
+        let variance = match self.variance {
+            VarianceKind::Preserving => sampler::Variance::Preserving { beta_min, beta_max },
+            VarianceKind::Geometric => sampler::Variance::Geometric { beta_min, beta_max },
+        };
+        sampler::Schedule::new(self.steps, variance)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// L.
+    pub label_channels: usize,
+    /// nf: channels of the condition features.
+    pub features: usize,
+    /// nz.
+    pub latent: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GraphFiles {
+    pub condition: FileDigest,
+    pub denoiser: FileDigest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    pub file: String,
+    pub sha256: String,
+}
+
+/// A recorded case that the graphs must reproduce.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Golden {
+    pub file: String,
+    pub sha256: String,
+    /// Largest absolute difference of the mean of votes.
+    pub tolerance: f32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    pub weights: String,
+    pub data: String,
+    pub licence: String,
+    pub exporter: String,
+}
+
+impl Manifest {
+    /// Reads and checks `bundle.toml` or `recipe.toml`.
+    ///
+    /// # Errors
+    /// All that is wrong with it, in one message.
+    pub fn read(path: &Path) -> Result<Self, BundleError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| BundleError::Unreadable { path: path.into(), reason: e.to_string() })?;
+        Self::parse(&text, path)
+    }
+
+    /// # Errors
+    /// As [`Manifest::read`]; `path` is only named in messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, BundleError> {
+        let wrong = |reason: String| BundleError::Manifest { path: path.into(), reason };
+        let deserializer =
+            toml::Deserializer::parse(text).map_err(|e| wrong(e.message().to_owned()))?;
+        let manifest: Self = serde_path_to_error::deserialize(deserializer)
+            .map_err(|e| wrong(format!("{}: {}", e.path(), e.inner().message())))?;
+        let faults = manifest.faults();
+        if faults.is_empty() { Ok(manifest) } else { Err(wrong(faults.join("; "))) }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |fine: bool, fault: String| {
+            if !fine {
+                faults.push(fault);
+            }
+        };
+        check(
+            self.schema == SCHEMA,
+            format!("schema {} is not {SCHEMA}, the one this program reads", self.schema),
+        );
+        check((1..=1000).contains(&self.votes), format!("votes = {} is not 1 to 1000", self.votes));
+        let [height, width] = self.input.size;
+        check(
+            (1..=4096).contains(&height) && (1..=4096).contains(&width),
+            format!("input.size = {:?} is not within 1 to 4096", self.input.size),
+        );
+        check(
+            matches!(self.input.channels, 1 | 3),
+            format!("input.channels = {} is not 1 or 3", self.input.channels),
+        );
+        check(
+            (1..=64).contains(&self.diffusion.steps),
+            format!("diffusion.steps = {} is not 1 to 64", self.diffusion.steps),
+        );
+        check(
+            self.diffusion.beta_min > 0.0 && self.diffusion.beta_max >= self.diffusion.beta_min,
+            "diffusion.beta_min must be positive and not above beta_max".into(),
+        );
+        check(self.network.latent > 0, "network.latent must be positive".into());
+        if let Normalisation::ZScore { mean, std } = &self.normalisation {
+            check(
+                mean.len() == self.input.channels
+                    && std.len() == self.input.channels
+                    && std.iter().all(|&s| s > 0.0),
+                "normalisation.mean and std need one number for each channel, std positive".into(),
+            );
+        }
+        match &self.windows {
+            Windows::Whole => check(
+                self.input.resize.is_none_or(|resize| resize == self.input.size),
+                "windows of kind whole need input.resize equal to input.size".into(),
+            ),
+            Windows::Tiles => check(
+                self.input.resize.is_some_and(|r| r[0] % height == 0 && r[1] % width == 0),
+                "windows of kind tiles need an input.resize that is a multiple of input.size".into(),
+            ),
+            Windows::Sliding { size, overlap, padding } => check(
+                size[..2] == self.input.size
+                    && size[2] > 0
+                    && (0.0..1.0).contains(overlap)
+                    && padding.is_finite(),
+                "windows.size must begin with input.size, overlap lie in [0, 1)".into(),
+            ),
+        }
+        check(
+            (self.input.kind == InputKind::Volume) == matches!(self.windows, Windows::Sliding { .. }),
+            "input.kind volume goes with sliding windows, image with whole or tiles".into(),
+        );
+        let values: Vec<u8> = self.labels.iter().map(|label| label.value).collect();
+        check(
+            !values.is_empty() && values.iter().enumerate().all(|(i, &v)| usize::from(v) == i + 1),
+            format!("label values are {values:?}; they must be 1, 2, … in order"),
+        );
+        check(
+            match self.decision {
+                Decision::Argmax => self.network.label_channels == self.labels.len() + 1,
+                Decision::Threshold { .. } => {
+                    self.network.label_channels == 1 && self.labels.len() == 1
+                }
+            },
+            format!(
+                "{} labels do not go with {} label channels (argmax: one more for background; threshold: one)",
+                self.labels.len(),
+                self.network.label_channels
+            ),
+        );
+        faults
+    }
+}

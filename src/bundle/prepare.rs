@@ -1,0 +1,391 @@
+//! From an image as acquired to the crops that the network sees.
+
+use ndarray::{Array3, Array4, ArrayView4, Axis, s};
+use sha2::{Digest, Sha256};
+
+use super::{BundleError, InputKind, Manifest, Normalisation, Orientation, Windows};
+use crate::domain::{Geometry, Volume};
+
+/// How a case lies on the grid that the network works on, and the way back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grid {
+    /// [D, H, W] of the source.
+    pub source: [usize; 3],
+    /// For the working slice, row and column axis: the source axis (0 slice, 1 row, 2 column) it is, and
+    /// whether it is reversed.
+    axes: [(usize, bool); 3],
+    /// [D, H, W] after orientation, before resizing.
+    oriented: [usize; 3],
+    /// [D, H, W] that windows are laid on: oriented, resized and padded.
+    pub working: [usize; 3],
+    /// Slices, rows and columns of padding in front.
+    pub offset: [usize; 3],
+    /// [D, H, W] without padding.
+    inner: [usize; 3],
+}
+
+/// One image shown to the network: `slice` of the working grid, with its corner at (`row`, `column`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crop {
+    pub slice: usize,
+    pub row: usize,
+    pub column: usize,
+}
+
+/// One mask to sample: of crop number `crop`. Overlap in depth samples a crop more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    pub crop: usize,
+}
+
+/// A case ready for the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepared {
+    /// [C, D, H, W], normalised and padded.
+    pub working: Array4<f32>,
+    pub grid: Grid,
+    /// [H, W] of a crop.
+    pub size: [usize; 2],
+    pub crops: Vec<Crop>,
+    /// In window order; the position is the image number that noise is keyed by. Samples of one crop need
+    /// not be neighbours.
+    pub samples: Vec<Sample>,
+    /// First 64 bits of the SHA-256 of the source's samples: what noise is keyed by.
+    pub case_key: u64,
+}
+
+impl Prepared {
+    /// Pixels of a crop, [1, C, H, W].
+    #[must_use]
+    pub fn pixels(&self, crop: Crop) -> ArrayView4<'_, f32> {
+        let Crop { slice, row, column } = crop;
+        let [height, width] = self.size;
+        self.working
+            .slice(s![.., slice, row..row + height, column..column + width])
+            .insert_axis(Axis(0))
+    }
+}
+
+/// Orients, normalises, resizes and pads a case and lays out its windows as the manifest says.
+///
+/// # Errors
+/// If the case is not of the kind that the model takes.
+pub fn prepare(manifest: &Manifest, volume: &Volume) -> Result<Prepared, BundleError> {
+    let (oriented, axes) = to_canonical(manifest, &volume.samples, volume.geometry.as_ref());
+    let (channels, depth, height, width) = oriented.dim();
+    refuse_misfits(manifest, channels, [depth, height, width])?;
+
+    let normalised = normalise(manifest, oriented, volume.nominal_range);
+    let inner = match manifest.input.resize {
+        Some(size) => resize_bilinear(normalised.view(), size),
+        None => normalised,
+    };
+    let (_, d, h, w) = inner.dim();
+    let inner_shape = [d, h, w];
+    let (working, offset) = match manifest.windows {
+        Windows::Sliding { size: [rows, columns, slices], padding, .. } => {
+            pad(inner, [slices, rows, columns], padding)
+        }
+        _ => (inner, [0; 3]),
+    };
+    let (_, d, h, w) = working.dim();
+    let grid = Grid {
+        source: volume_shape(&volume.samples),
+        axes,
+        oriented: [depth, height, width],
+        working: [d, h, w],
+        offset,
+        inner: inner_shape,
+    };
+    let (crops, samples) = lay_out(manifest, &grid);
+    let size = manifest.input.size;
+    Ok(Prepared { working, grid, size, crops, samples, case_key: case_key(&volume.samples) })
+}
+
+fn refuse_misfits(
+    manifest: &Manifest,
+    channels: usize,
+    shape: [usize; 3],
+) -> Result<(), BundleError> {
+    let model = || manifest.name.clone();
+    let Manifest { input, .. } = manifest;
+    let averages = manifest.normalisation == Normalisation::NominalRange && input.channels == 1;
+    if channels != input.channels && !averages {
+        return Err(BundleError::Channels {
+            model: model(),
+            found: channels,
+            expected: input.channels,
+        });
+    }
+    let [slices, rows, columns] = shape;
+    if input.kind == InputKind::Image && slices != 1 {
+        return Err(BundleError::Slices { model: model(), slices });
+    }
+    if let Some(largest) = input.largest
+        && (rows > largest[0] || columns > largest[1] || slices > largest[2])
+    {
+        let name = |[r, c, s]: [usize; 3]| format!("{r} x {c} x {s} (rows, columns, slices as oriented)");
+        return Err(BundleError::TooLarge {
+            model: model(),
+            found: name([rows, columns, slices]),
+            largest: name(largest),
+        });
+    }
+    Ok(())
+}
+
+/// Turns and flips whole axes so that rows, columns and slices run as the manifest's orientation says.
+/// Cases without geometry stay as they are. Gives for the working slice, row and column axis the source axis
+/// and whether it is reversed.
+#[must_use]
+pub fn to_canonical<T: Clone>(
+    manifest: &Manifest,
+    samples: &Array4<T>,
+    geometry: Option<&Geometry>,
+) -> (Array4<T>, [(usize, bool); 3]) {
+    let axes = match (manifest.input.orientation, geometry) {
+        (Some(orientation), Some(geometry)) => source_axes(orientation, geometry),
+        _ => [(0, false), (1, false), (2, false)],
+    };
+    let order = axes.map(|(axis, _)| axis + 1);
+    let mut turned = samples.view().permuted_axes([0, order[0], order[1], order[2]]);
+    for (axis, (_, reversed)) in axes.iter().enumerate() {
+        if *reversed {
+            turned.invert_axis(Axis(axis + 1));
+        }
+    }
+    (turned.as_standard_layout().into_owned(), axes)
+}
+
+fn source_axes(orientation: Orientation, geometry: &Geometry) -> [(usize, bool); 3] {
+    // closest_axes is in order column, row, slice; arrays are slice, row, column.
+    let [column, row, slice] = geometry.closest_axes();
+    let source = [slice, row, column];
+    let [rows, columns, slices] = orientation.axes;
+    [slices, rows, columns].map(|(patient_axis, towards)| {
+        let axis = source
+            .iter()
+            .position(|&(axis, _)| axis == patient_axis)
+            .expect("closest_axes takes every patient axis once");
+        (axis, source[axis].1 != towards)
+    })
+}
+
+impl Grid {
+    /// Carries a mask [D, H, W] on the unpadded working grid back to the source's grid.
+    #[must_use]
+    pub fn to_source<T: Copy + Default>(&self, inner: &Array3<T>) -> Array3<T> {
+        let [_, height, width] = self.oriented;
+        let oriented = if self.inner == self.oriented {
+            inner.clone()
+        } else {
+            resize_nearest(inner, [height, width])
+        };
+        let mut source = Array3::default(self.source);
+        {
+            let order = self.axes.map(|(axis, _)| axis);
+            let mut view = source.view_mut().permuted_axes(order);
+            for (axis, (_, reversed)) in self.axes.iter().enumerate() {
+                if *reversed {
+                    view.invert_axis(Axis(axis));
+                }
+            }
+            view.assign(&oriented);
+        }
+        source
+    }
+
+    /// [D, H, W] without padding.
+    #[must_use]
+    pub fn inner(&self) -> [usize; 3] {
+        self.inner
+    }
+}
+
+fn normalise(
+    manifest: &Manifest,
+    mut samples: Array4<f32>,
+    nominal_range: Option<(f32, f32)>,
+) -> Array4<f32> {
+    let (black, white) = nominal_range.unwrap_or((0.0, 255.0));
+    let unit = move |v: f32| ((v - black) / (white - black)).clamp(0.0, 1.0);
+    match &manifest.normalisation {
+        Normalisation::MinMax => {
+            let (low, high) = samples
+                .iter()
+                .fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
+            let span = if high > low { high - low } else { 1.0 };
+            samples.mapv_inplace(|v| (v - low) / span * 2.0 - 1.0);
+            samples
+        }
+        Normalisation::NominalRange => {
+            if samples.dim().0 != manifest.input.channels {
+                samples = samples
+                    .mean_axis(Axis(0))
+                    .expect("an image has at least one channel")
+                    .insert_axis(Axis(0));
+            }
+            samples.mapv_inplace(|v| unit(v) * 2.0 - 1.0);
+            samples
+        }
+        Normalisation::ZScore { mean, std } => {
+            for (mut channel, (mean, std)) in
+                samples.axis_iter_mut(Axis(0)).zip(mean.iter().zip(std))
+            {
+                channel.mapv_inplace(|v| (unit(v) * 255.0 - mean) / std);
+            }
+            samples
+        }
+    }
+}
+
+fn pad(samples: Array4<f32>, least: [usize; 3], padding: f32) -> (Array4<f32>, [usize; 3]) {
+    let (channels, d, h, w) = samples.dim();
+    let shape = [d.max(least[0]), h.max(least[1]), w.max(least[2])];
+    let offset = [(shape[0] - d) / 2, (shape[1] - h) / 2, (shape[2] - w) / 2];
+    if shape == [d, h, w] {
+        return (samples, offset);
+    }
+    let mut padded = Array4::from_elem((channels, shape[0], shape[1], shape[2]), padding);
+    let [a, b, c] = offset;
+    padded.slice_mut(s![.., a..a + d, b..b + h, c..c + w]).assign(&samples);
+    (padded, offset)
+}
+
+/// Crops, and the samples to draw of them, window by window. Slices of pure padding are left out: slices do
+/// not see each other, and what falls on padding is cut off again.
+fn lay_out(manifest: &Manifest, grid: &Grid) -> (Vec<Crop>, Vec<Sample>) {
+    let [height, width] = manifest.input.size;
+    let [depth, rows, columns] = grid.working;
+    let (slice_starts, row_starts, column_starts, window_depth) = match manifest.windows {
+        Windows::Sliding { size, overlap, .. } => (
+            starts(depth, size[2], overlap),
+            starts(rows, size[0], overlap),
+            starts(columns, size[1], overlap),
+            size[2],
+        ),
+        _ => (starts(depth, 1, 0.0), starts(rows, height, 0.0), starts(columns, width, 0.0), 1),
+    };
+    let real = grid.offset[0]..grid.offset[0] + grid.inner[0];
+    let mut crops = Vec::new();
+    let mut number = std::collections::HashMap::new();
+    let mut samples = Vec::new();
+    for &first in &slice_starts {
+        for &row in &row_starts {
+            for &column in &column_starts {
+                for slice in (first..first + window_depth).filter(|slice| real.contains(slice)) {
+                    let crop = *number.entry((slice, row, column)).or_insert_with(|| {
+                        crops.push(Crop { slice, row, column });
+                        crops.len() - 1
+                    });
+                    samples.push(Sample { crop });
+                }
+            }
+        }
+    }
+    (crops, samples)
+}
+
+/// Where windows of `size` begin along an axis: every size·(1 - overlap), the last flush with the end.
+fn starts(length: usize, size: usize, overlap: f64) -> Vec<usize> {
+    let stride = ((size as f64 * (1.0 - overlap)) as usize).max(1);
+    let last = length - size;
+    (0..=last.div_ceil(stride)).map(|n| (n * stride).min(last)).collect()
+}
+
+fn volume_shape(samples: &Array4<f32>) -> [usize; 3] {
+    let (_, d, h, w) = samples.dim();
+    [d, h, w]
+}
+
+fn case_key(samples: &Array4<f32>) -> u64 {
+    let mut hash = Sha256::new();
+    for &size in samples.shape() {
+        hash.update((size as u64).to_le_bytes());
+    }
+    let mut bytes = Vec::with_capacity(4 * samples.len());
+    samples.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+    hash.update(&bytes);
+    let digest = hash.finalize();
+    u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+/// Bilinear resize of every slice to [H, W], half-pixel centres, edges clamped; when it shrinks, each output
+/// pixel averages over the pixels it covers (a triangle as wide as the step), so that detail does not alias.
+fn resize_bilinear(samples: ArrayView4<'_, f32>, [height, width]: [usize; 2]) -> Array4<f32> {
+    let (channels, depth, rows, columns) = samples.dim();
+    if [rows, columns] == [height, width] {
+        return samples.to_owned();
+    }
+    let mut narrow = Array4::zeros((channels, depth, rows, width));
+    for (column, taps) in triangle_taps(columns, width).into_iter().enumerate() {
+        let mut out = narrow.index_axis_mut(Axis(3), column);
+        for (from, weight) in taps {
+            out.scaled_add(weight, &samples.index_axis(Axis(3), from));
+        }
+    }
+    let mut resized = Array4::zeros((channels, depth, height, width));
+    for (row, taps) in triangle_taps(rows, height).into_iter().enumerate() {
+        let mut out = resized.index_axis_mut(Axis(2), row);
+        for (from, weight) in taps {
+            out.scaled_add(weight, &narrow.index_axis(Axis(2), from));
+        }
+    }
+    resized
+}
+
+/// For each of `target` positions the source positions and weights (sum 1) of a triangle filter.
+fn triangle_taps(source: usize, target: usize) -> Vec<Vec<(usize, f32)>> {
+    let step = source as f64 / target as f64;
+    let reach = step.max(1.0);
+    (0..target)
+        .map(|index| {
+            let centre = (index as f64 + 0.5) * step - 0.5;
+            let first = (centre - reach).ceil() as i64;
+            let last = (centre + reach).floor() as i64;
+            let mut taps: Vec<(usize, f64)> = Vec::new();
+            for position in first..=last {
+                let weight = 1.0 - (position as f64 - centre).abs() / reach;
+                let clamped = position.clamp(0, source as i64 - 1) as usize;
+                match taps.last_mut() {
+                    Some((at, sum)) if *at == clamped => *sum += weight,
+                    _ => taps.push((clamped, weight)),
+                }
+            }
+            let total: f64 = taps.iter().map(|tap| tap.1).sum();
+            taps.into_iter().map(|(at, weight)| (at, (weight / total) as f32)).collect()
+        })
+        .collect()
+}
+
+fn resize_nearest<T: Copy>(mask: &Array3<T>, [height, width]: [usize; 2]) -> Array3<T> {
+    let (depth, rows, columns) = mask.dim();
+    let nearest = |index: usize, target: usize, source: usize| {
+        (((index as f64 + 0.5) * source as f64 / target as f64) as usize).min(source - 1)
+    };
+    Array3::from_shape_fn((depth, height, width), |(slice, row, column)| {
+        mask[[slice, nearest(row, height, rows), nearest(column, width, columns)]]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_start_every_stride_and_end_flush() {
+        assert_eq!(starts(36, 32, 0.75), [0, 4]);
+        assert_eq!(starts(50, 32, 0.75), [0, 8, 16, 18]);
+        assert_eq!(starts(32, 32, 0.75), [0]);
+        assert_eq!(starts(512, 256, 0.0), [0, 256]);
+    }
+
+    #[test]
+    fn resizing_keeps_a_constant_and_shrinking_averages() {
+        let flat = Array4::from_elem((1, 1, 7, 5), 3.0);
+        assert!(resize_bilinear(flat.view(), [16, 3]).iter().all(|v| (v - 3.0).abs() < 1e-5));
+        let stripes = Array4::from_shape_fn((1, 1, 1, 8), |(_, _, _, x)| (x % 2) as f32);
+        let half = resize_bilinear(stripes.view(), [1, 4]);
+        assert!(half.iter().all(|v| (v - 0.5).abs() < 0.13), "{half}");
+    }
+}

@@ -1,0 +1,40 @@
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    engine::{Purpose, Runtime},
+    train::{Config, Progress, train},
+};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Training configuration, such as configs/train-phantom.toml
+    #[arg(long)]
+    config: PathBuf,
+    /// Go on from the run's last checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// A training build of ONNX Runtime, in place of the project's own
+    #[arg(long, value_name = "FILE")]
+    runtime: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = Config::read(&arguments.config)?;
+    let runtime = Runtime::load(Purpose::Training, arguments.runtime.as_deref())?;
+    let bundle = train(&config, &runtime, arguments.resume, show)?;
+    println!("{}", bundle.display());
+    Ok(())
+}
+
+fn show(progress: &Progress) {
+    let Progress { step, steps, loss, learning_rate, slices_per_second, .. } = progress;
+    let dice = progress.validation_dice.as_ref().map_or(String::new(), |dice| {
+        let each: Vec<_> = dice.iter().map(|d| format!("{d:.4}")).collect();
+        format!("  Dice {}", each.join(" "))
+    });
+    eprintln!(
+        "step {step}/{steps}  loss {loss:.4}  rate {learning_rate:.1e}  {slices_per_second:.1} slices/s{dice}"
+    );
+}

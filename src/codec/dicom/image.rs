@@ -1,0 +1,293 @@
+//! What a header says of its image: sample format, and per frame place and meaning of the values.
+
+use std::path::Path;
+
+use dicom_core::Tag;
+use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
+
+use super::lut::Lut;
+use super::part10::{items, number, numbers, text};
+use super::stack::Plane;
+use crate::codec::{CodecError, MAX_SAMPLES};
+
+/// PhotometricInterpretation (PS3.3 C.7.6.3.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Photometric {
+    Monochrome1,
+    Monochrome2,
+    Palette,
+    Rgb,
+    YbrFull,
+    YbrFull422,
+}
+
+/// The Image Pixel module.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) frames: usize,
+    pub(super) samples_per_pixel: usize,
+    pub(super) bits_allocated: u16,
+    pub(super) bits_stored: u16,
+    pub(super) high_bit: u16,
+    pub(super) signed: bool,
+    pub(super) planar: bool,
+    pub(super) photometric: Photometric,
+    /// Red, green, blue of PALETTE COLOR.
+    pub(super) palette: Option<[Lut; 3]>,
+    /// ModalityLUTSequence: in place of a rescale.
+    pub(super) modality_lut: Option<Lut>,
+}
+
+impl Image {
+    pub(super) fn read(path: &Path, header: &InMemDicomObject) -> Result<Self, CodecError> {
+        let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
+        let integer = |tag: Tag| number(header, tag).filter(|n| *n >= 0.0 && n.fract() == 0.0);
+        let required = |tag: Tag, name: &str| {
+            integer(tag).ok_or_else(|| malformed(&format!("its {name} is missing or no number")))
+        };
+        let photometric = match text(header, tags::PHOTOMETRIC_INTERPRETATION).as_deref() {
+            Some("MONOCHROME1") => Photometric::Monochrome1,
+            Some("MONOCHROME2") => Photometric::Monochrome2,
+            Some("PALETTE COLOR") => Photometric::Palette,
+            // JPEG 2000 decoders undo the reversible and irreversible transforms themselves.
+            Some("RGB" | "YBR_RCT" | "YBR_ICT") => Photometric::Rgb,
+            Some("YBR_FULL") => Photometric::YbrFull,
+            Some("YBR_FULL_422") => Photometric::YbrFull422,
+            Some(_) => {
+                return Err(CodecError::unsupported(
+                    path,
+                    "its photometric interpretation",
+                    "have the sender use MONOCHROME2 or RGB",
+                ));
+            }
+            None => return Err(malformed("its PhotometricInterpretation is missing")),
+        };
+        let bits_allocated = required(tags::BITS_ALLOCATED, "BitsAllocated")? as u16;
+        let bits_stored = integer(tags::BITS_STORED).map_or(bits_allocated, |n| n as u16);
+        let high_bit = integer(tags::HIGH_BIT).map_or(bits_stored.saturating_sub(1), |n| n as u16);
+        let signed = number(header, tags::PIXEL_REPRESENTATION) == Some(1.0);
+        let image = Self {
+            rows: required(tags::ROWS, "Rows")? as usize,
+            columns: required(tags::COLUMNS, "Columns")? as usize,
+            frames: integer(tags::NUMBER_OF_FRAMES).unwrap_or(1.0) as usize,
+            samples_per_pixel: required(tags::SAMPLES_PER_PIXEL, "SamplesPerPixel")? as usize,
+            bits_allocated,
+            bits_stored,
+            high_bit,
+            signed,
+            planar: number(header, tags::PLANAR_CONFIGURATION) == Some(1.0),
+            photometric,
+            palette: match photometric {
+                Photometric::Palette => Some(palette(path, header, signed)?),
+                _ => None,
+            },
+            modality_lut: items(header, tags::MODALITY_LUT_SEQUENCE)
+                .first()
+                .map(|item| Lut::read(path, item, tags::LUT_DESCRIPTOR, tags::LUT_DATA, signed))
+                .transpose()?,
+        };
+        image.check(path)?;
+        Ok(image)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), CodecError> {
+        let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
+        if self.rows == 0 || self.columns == 0 || self.frames == 0 {
+            return Err(malformed("it has no pixels"));
+        }
+        if self.rows > 65535 || self.columns > 65535 {
+            return Err(malformed("its Rows or Columns exceed 65535"));
+        }
+        let declared = (self.pixels() as u64)
+            .saturating_mul(self.frames as u64)
+            .saturating_mul(self.channels() as u64);
+        if declared > MAX_SAMPLES {
+            let path = path.to_owned();
+            return Err(CodecError::TooLarge { path, declared, limit: MAX_SAMPLES });
+        }
+        let expected = match self.photometric {
+            Photometric::Monochrome1 | Photometric::Monochrome2 | Photometric::Palette => 1,
+            Photometric::Rgb | Photometric::YbrFull | Photometric::YbrFull422 => 3,
+        };
+        if self.samples_per_pixel != expected {
+            return Err(malformed("its SamplesPerPixel contradicts PhotometricInterpretation"));
+        }
+        if expected == 3 && self.bits_allocated != 8 {
+            return Err(CodecError::unsupported(
+                path,
+                format!("{}-bit colour", self.bits_allocated),
+                "convert it to 8 bits per channel",
+            ));
+        }
+        if !matches!(self.bits_allocated, 1 | 8 | 16 | 32) {
+            return Err(CodecError::unsupported(
+                path,
+                format!("BitsAllocated {}", self.bits_allocated),
+                "convert it to 8 or 16 bits",
+            ));
+        }
+        if self.bits_stored == 0
+            || self.bits_stored > self.bits_allocated
+            || self.high_bit >= self.bits_allocated
+            || self.high_bit + 1 < self.bits_stored
+        {
+            return Err(malformed("its BitsStored and HighBit do not fit BitsAllocated"));
+        }
+        Ok(())
+    }
+
+    /// Pixels of one frame.
+    pub(super) fn pixels(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// Channels of the volume it becomes.
+    pub(super) fn channels(&self) -> usize {
+        match self.photometric {
+            Photometric::Monochrome1 | Photometric::Monochrome2 => 1,
+            _ => 3,
+        }
+    }
+
+    /// Bits of one uncompressed frame.
+    pub(super) fn frame_bits(&self) -> u64 {
+        let samples = match self.photometric {
+            Photometric::YbrFull422 => 2 * self.pixels(), // chroma for every other pixel
+            _ => self.pixels() * self.samples_per_pixel,
+        };
+        samples as u64 * u64::from(self.bits_allocated)
+    }
+
+    /// Smallest and largest stored value that BitsStored can hold.
+    pub(super) fn stored_range(&self) -> (f64, f64) {
+        let span = 2_f64.powi(i32::from(self.bits_stored));
+        if self.signed { (-span / 2.0, span / 2.0 - 1.0) } else { (0.0, span - 1.0) }
+    }
+}
+
+fn palette(path: &Path, header: &InMemDicomObject, signed: bool) -> Result<[Lut; 3], CodecError> {
+    let lut = |descriptor, data| Lut::read(path, header, descriptor, data, signed);
+    Ok([
+        lut(
+            tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        )?,
+        lut(
+            tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        )?,
+        lut(
+            tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        )?,
+    ])
+}
+
+/// Place and meaning of one frame.
+#[derive(Debug, Clone)]
+pub(super) struct FrameInfo {
+    /// `None` for projections and captures, which lie nowhere in the patient.
+    pub(super) plane: Option<Plane>,
+    pub(super) slope: f64,
+    pub(super) intercept: f64,
+    /// Black and white of the first VOI window, in rescaled values.
+    pub(super) window: Option<(f64, f64)>,
+}
+
+/// One entry per frame, in stored order. Functional groups (PS3.3 C.7.6.16) go before the data set's root.
+pub(super) fn read_frames(
+    path: &Path,
+    header: &InMemDicomObject,
+    frames: usize,
+) -> Result<Vec<FrameInfo>, CodecError> {
+    let shared = items(header, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
+    let per_frame = items(header, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
+    if !per_frame.is_empty() && per_frame.len() != frames {
+        return Err(CodecError::malformed(
+            path,
+            "DICOM",
+            format!("{frames} frames but {} functional groups", per_frame.len()),
+        ));
+    }
+    if frames > 1 && per_frame.is_empty() {
+        return Err(CodecError::unsupported(
+            path,
+            "a multi-frame image that gives no position of its frames (cine or retired format)",
+            "convert it to the enhanced multi-frame or the single-frame format",
+        ));
+    }
+    (0..frames)
+        .map(|frame| {
+            let group = |macro_: Tag| {
+                let own = per_frame.get(frame).and_then(|item| items(item, macro_).first());
+                own.or_else(|| shared.and_then(|item| items(item, macro_).first()))
+                    .unwrap_or(header)
+            };
+            let info = read_frame(path, &group)?;
+            if frames > 1 && info.plane.is_none() {
+                return Err(CodecError::unsupported(
+                    path,
+                    "a multi-frame image without ImagePositionPatient for each frame",
+                    "give an image whose frames are slices of a volume",
+                ));
+            }
+            Ok(info)
+        })
+        .collect()
+}
+
+fn read_frame<'a>(
+    path: &Path,
+    group: &impl Fn(Tag) -> &'a InMemDicomObject,
+) -> Result<FrameInfo, CodecError> {
+    let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
+    let measures = group(tags::PIXEL_MEASURES_SEQUENCE);
+    let position = numbers(group(tags::PLANE_POSITION_SEQUENCE), tags::IMAGE_POSITION_PATIENT);
+    let orientation =
+        numbers(group(tags::PLANE_ORIENTATION_SEQUENCE), tags::IMAGE_ORIENTATION_PATIENT);
+    let plane = match (position.as_deref(), orientation.as_deref()) {
+        (Some(&[x, y, z]), Some(&[a, b, c, d, e, f])) => {
+            let spacing = match numbers(measures, tags::PIXEL_SPACING).as_deref() {
+                Some(&[rows, columns]) if rows > 0.0 && columns > 0.0 => [rows, columns],
+                _ => return Err(malformed("its PixelSpacing is missing or not positive")),
+            };
+            Some(Plane {
+                position: [x, y, z],
+                orientation: [[a, b, c], [d, e, f]],
+                spacing,
+                thickness: number(measures, tags::SLICE_THICKNESS).filter(|t| *t > 0.0),
+            })
+        }
+        _ => None,
+    };
+    let transformation = group(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE);
+    let slope = number(transformation, tags::RESCALE_SLOPE).unwrap_or(1.0);
+    if slope == 0.0 {
+        return Err(malformed("its RescaleSlope is 0, which leaves no image"));
+    }
+    Ok(FrameInfo {
+        plane,
+        slope,
+        intercept: number(transformation, tags::RESCALE_INTERCEPT).unwrap_or(0.0),
+        window: window(group(tags::FRAME_VOILUT_SEQUENCE)),
+    })
+}
+
+/// Black and white of the first window (PS3.3 C.11.2.1.2 and C.11.2.1.3.2).
+fn window(voi: &InMemDicomObject) -> Option<(f64, f64)> {
+    let centre = number(voi, tags::WINDOW_CENTER)?;
+    let width = number(voi, tags::WINDOW_WIDTH)?;
+    match text(voi, tags::VOILUT_FUNCTION).as_deref() {
+        Some("LINEAR_EXACT" | "SIGMOID") if width > 0.0 => {
+            Some((centre - width / 2.0, centre + width / 2.0))
+        }
+        None | Some("LINEAR") if width > 1.0 => {
+            let (middle, half) = (centre - 0.5, (width - 1.0) / 2.0);
+            Some((middle - half, middle + half))
+        }
+        _ => None,
+    }
+}

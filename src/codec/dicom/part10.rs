@@ -1,0 +1,214 @@
+//! One DICOM file (PS3.10) as data sets: what stands before the pixels, and the pixels.
+//!
+//! The parser underneath believes declared lengths (it reserves and zeroes them before reading) and
+//! descends into sequences by recursion. Every data set is therefore walked once, cheaply, before it is
+//! parsed: lengths must fit in the file, nesting and element count have limits.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read};
+use std::path::Path;
+
+use dicom_core::Tag;
+use dicom_dictionary_std::uids;
+use dicom_encoding::{TransferSyntax, TransferSyntaxIndex};
+use dicom_object::InMemDicomObject;
+use dicom_object::collector::DicomCollectorOptions;
+use dicom_object::file::ReadPreamble;
+use dicom_parser::StatefulDecode;
+use dicom_parser::dataset::LazyDataToken;
+use dicom_parser::dataset::lazy_read::LazyDataSetReader;
+use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
+
+use crate::codec::CodecError;
+
+const PREAMBLE: usize = 128;
+/// Largest file taken into memory, bytes; also what a deflated data set may inflate to.
+const MAX_FILE: u64 = 4 << 30;
+/// Real objects nest about ten deep; each level costs stack in the parser.
+const MAX_DEPTH: usize = 48;
+/// An enhanced object with 2000 frames has about 100 000 elements.
+const MAX_ELEMENTS: usize = 4_000_000;
+
+/// A file's bytes, checked so that parsing them is safe.
+pub(super) struct Part10 {
+    bytes: Vec<u8>,
+    /// Where the data set begins in `bytes`.
+    start: usize,
+    pub(super) transfer_syntax: &'static TransferSyntax,
+}
+
+/// Whether a file that begins with `head` (at least 132 bytes of it) is a DICOM file.
+pub(in crate::codec) fn is_dicom(head: &[u8]) -> bool {
+    head.get(PREAMBLE..PREAMBLE + 4) == Some(b"DICM")
+}
+
+impl Part10 {
+    pub(super) fn open(path: &Path) -> Result<Self, CodecError> {
+        let read = |source| CodecError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(read)?;
+        let length = file.metadata().map_err(read)?.len();
+        if length > MAX_FILE {
+            return Err(CodecError::unsupported(path, "a file above 4 GiB", "split or crop it"));
+        }
+        let mut bytes = Vec::with_capacity(length as usize);
+        file.take(MAX_FILE).read_to_end(&mut bytes).map_err(read)?;
+        Self::from_bytes(path, bytes)
+    }
+
+    pub(super) fn from_bytes(path: &Path, mut bytes: Vec<u8>) -> Result<Self, CodecError> {
+        if !is_dicom(&bytes) {
+            return Err(malformed(path, "no DICM mark after the preamble"));
+        }
+        let (mut start, uid) = read_meta(path, &bytes)?;
+        let mut transfer_syntax = TransferSyntaxRegistry.get(&uid).ok_or_else(|| {
+            CodecError::unsupported(
+                path,
+                "its private or unknown transfer syntax",
+                "have the sender use Explicit VR Little Endian",
+            )
+        })?;
+        if transfer_syntax.uid() == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
+            bytes = inflate(path, &bytes[start..])?;
+            start = 0;
+            transfer_syntax = TransferSyntaxRegistry
+                .get(uids::EXPLICIT_VR_LITTLE_ENDIAN)
+                .expect("the registry holds the default syntaxes");
+        }
+        walk(path, &bytes[start..], transfer_syntax)?;
+        Ok(Self { bytes, start, transfer_syntax })
+    }
+
+    /// All elements before the pixel data.
+    pub(super) fn header(&self, path: &Path) -> Result<InMemDicomObject, CodecError> {
+        let mut header = InMemDicomObject::new_empty();
+        DicomCollectorOptions::new()
+            .expected_ts(self.transfer_syntax.uid())
+            .read_preamble(ReadPreamble::Never)
+            .from_reader(BufReader::new(Cursor::new(&self.bytes[self.start..])))
+            .read_dataset_up_to_pixeldata(&mut header)
+            .map_err(|error| malformed(path, innermost(&error)))?;
+        Ok(header)
+    }
+
+    /// All elements, the pixel data among them.
+    pub(super) fn whole(&self, path: &Path) -> Result<InMemDicomObject, CodecError> {
+        InMemDicomObject::read_dataset_with_ts(&self.bytes[self.start..], self.transfer_syntax)
+            .map_err(|error| malformed(path, innermost(&error)))
+    }
+}
+
+fn malformed(path: &Path, reason: impl ToString) -> CodecError {
+    CodecError::malformed(path, "DICOM", reason)
+}
+
+/// The cause at the bottom: the parser's own messages above it only repeat that reading failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |e| e.source()).last().unwrap_or(error).to_string()
+}
+
+/// Walks group 0002 (always Explicit VR Little Endian); gives its end and the transfer syntax. The
+/// group length is not believed: several writers get it wrong.
+fn read_meta(path: &Path, bytes: &[u8]) -> Result<(usize, String), CodecError> {
+    let mut at = PREAMBLE + 4;
+    let mut uid = None;
+    while let Some(head) = bytes.get(at..at + 8) {
+        if head[..2] != [2, 0] {
+            break;
+        }
+        let (value, length) = if matches!(&head[4..6], b"OB" | b"OW" | b"UN" | b"SQ" | b"UT") {
+            let long = bytes.get(at + 8..at + 12).unwrap_or(&[0xff; 4]);
+            (at + 12, u32::from_le_bytes([long[0], long[1], long[2], long[3]]) as usize)
+        } else {
+            (at + 8, usize::from(u16::from_le_bytes([head[6], head[7]])))
+        };
+        let Some(content) = bytes.get(value..value.saturating_add(length)) else {
+            return Err(malformed(path, "its file meta information is cut off"));
+        };
+        if head[2..4] == [0x10, 0] {
+            uid = Some(String::from_utf8_lossy(content).trim_end_matches(['\0', ' ']).to_owned());
+        }
+        at = value + length;
+    }
+    let uid = uid.ok_or_else(|| malformed(path, "its TransferSyntaxUID is missing"))?;
+    Ok((at, uid))
+}
+
+fn inflate(path: &Path, deflated: &[u8]) -> Result<Vec<u8>, CodecError> {
+    let mut bytes = Vec::new();
+    flate2::read::DeflateDecoder::new(deflated)
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| malformed(path, error))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(CodecError::unsupported(path, "a data set above 4 GiB", "split or crop it"));
+    }
+    Ok(bytes)
+}
+
+/// Checks lengths, nesting and element count.
+fn walk(path: &Path, data: &[u8], ts: &TransferSyntax) -> Result<(), CodecError> {
+    let failed = |error: &dyn std::error::Error| malformed(path, innermost(error));
+    let mut reader =
+        LazyDataSetReader::new_with_ts(Cursor::new(data), ts).map_err(|error| failed(&error))?;
+    let (mut depth, mut elements) = (0_usize, 0_usize);
+    while let Some(token) = reader.advance() {
+        let token = token.map_err(|error| failed(&error))?;
+        let (length, position) = match &token {
+            LazyDataToken::LazyValue { header, decoder } => (header.len.0, decoder.position()),
+            LazyDataToken::LazyItemValue { len, decoder } => (*len, decoder.position()),
+            LazyDataToken::SequenceStart { .. } | LazyDataToken::PixelSequenceStart => {
+                depth += 1;
+                (0, 0)
+            }
+            LazyDataToken::SequenceEnd => {
+                depth = depth.saturating_sub(1);
+                (0, 0)
+            }
+            _ => {
+                elements += 1;
+                (0, 0)
+            }
+        };
+        if depth > MAX_DEPTH || elements > MAX_ELEMENTS {
+            return Err(malformed(path, "its sequences are nested or repeated beyond reason"));
+        }
+        let needed = position + u64::from(length);
+        if needed > data.len() as u64 {
+            return Err(CodecError::Truncated {
+                path: path.to_owned(),
+                what: "an element of the data set",
+                needed,
+                present: data.len() as u64,
+            });
+        }
+        token.skip().map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+/// The text of an element, without padding; empty values count as absent.
+pub(super) fn text(object: &InMemDicomObject, tag: Tag) -> Option<Cow<'_, str>> {
+    let text = object.get(tag)?.to_str().ok()?;
+    let trimmed = text.trim_matches(['\0', ' ']);
+    match trimmed.len() {
+        0 => None,
+        n if n == text.len() => Some(text),
+        _ => Some(Cow::Owned(trimmed.to_owned())),
+    }
+}
+
+/// The numbers of an element; `None` if absent, empty, unreadable or not finite.
+pub(super) fn numbers(object: &InMemDicomObject, tag: Tag) -> Option<Vec<f64>> {
+    let values = object.get(tag)?.value().to_multi_float64().ok()?;
+    (!values.is_empty() && values.iter().all(|v| v.is_finite())).then_some(values)
+}
+
+pub(super) fn number(object: &InMemDicomObject, tag: Tag) -> Option<f64> {
+    numbers(object, tag)?.first().copied()
+}
+
+/// The items of a sequence; none if it is absent.
+pub(super) fn items(object: &InMemDicomObject, tag: Tag) -> &[InMemDicomObject] {
+    object.get(tag).and_then(|element| element.items()).unwrap_or_default()
+}

@@ -1,0 +1,101 @@
+use std::path::{Path, PathBuf};
+
+/// Why bytes could not become a case, or a result could not become bytes.
+///
+/// Messages name the file or folder, what is wrong with it and what to do; never a patient or a UID.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+
+    #[error(
+        "{}: no image found; give a DICOM, NIfTI, PNG or TIFF file, or a folder of them",
+        path.display()
+    )]
+    NoImage { path: PathBuf },
+
+    #[error("{}: not a readable {format} file: {reason}; export or copy it again", path.display())]
+    Malformed { path: PathBuf, format: &'static str, reason: String },
+
+    #[error(
+        "{}: truncated: {what} needs {needed} bytes, {present} are there; export or copy it again",
+        path.display()
+    )]
+    Truncated { path: PathBuf, what: &'static str, needed: u64, present: u64 },
+
+    #[error("{}: {what} is not supported; {remedy}", path.display())]
+    Unsupported { path: PathBuf, what: String, remedy: &'static str },
+
+    #[error(
+        "{}: declares {declared} samples, more than the limit of {limit}; crop or resample it",
+        path.display()
+    )]
+    TooLarge { path: PathBuf, declared: u64, limit: u64 },
+
+    #[error(
+        "{}: the value at slice {slice}, row {row}, column {column} is not a finite number; \
+         replace such values before segmenting",
+        path.display()
+    )]
+    NotFinite { path: PathBuf, slice: usize, row: usize, column: usize },
+
+    #[error(
+        "{}: {attribute} differs from {} of the same series; split the series",
+        path.display(), other.display()
+    )]
+    MixedAttribute { path: PathBuf, other: PathBuf, attribute: &'static str },
+
+    #[error(
+        "{}: slices of the series point in different directions ({degrees:.2} degrees against {}){}",
+        path.display(), other.display(),
+        if *localizer {
+            "; it is a localizer, give the series planned on it instead"
+        } else {
+            "; give one orientation at a time"
+        }
+    )]
+    MixedOrientation { path: PathBuf, other: PathBuf, degrees: f64, localizer: bool },
+
+    #[error(
+        "{}: lies in the same place as {} of the series (several time points, echoes or \
+         reconstructions); split the series and give one of them",
+        path.display(), other.display()
+    )]
+    DuplicatePosition { path: PathBuf, other: PathBuf },
+
+    #[error(
+        "{}: {gap:.3} mm behind its neighbour {} where the slices of the series are {usual:.3} mm \
+         apart; {}",
+        path.display(), other.display(),
+        if *gap > 1.5 * *usual { "slices are missing, send the series again" }
+        else { "resample the series to even spacing" }
+    )]
+    UnevenSpacing { path: PathBuf, other: PathBuf, gap: f64, usual: f64 },
+
+    #[error(
+        "{}: the grid is sheared by {degrees:.2} degrees (such as a tilted gantry); resample it to a \
+         right-angled grid",
+        path.display()
+    )]
+    Sheared { path: PathBuf, degrees: f64 },
+
+    #[error("{what} is {found:?} where {expected:?} was expected; this is a fault of the caller")]
+    Shape { what: &'static str, found: Vec<usize>, expected: Vec<usize> },
+
+    #[error("cannot write the {format}: {reason}")]
+    Encode { format: &'static str, reason: String },
+}
+
+impl CodecError {
+    pub(super) fn malformed(path: &Path, format: &'static str, reason: impl ToString) -> Self {
+        Self::Malformed { path: path.to_owned(), format, reason: reason.to_string() }
+    }
+
+    pub(super) fn unsupported(path: &Path, what: impl Into<String>, remedy: &'static str) -> Self {
+        Self::Unsupported { path: path.to_owned(), what: what.into(), remedy }
+    }
+
+    pub(super) fn encode(format: &'static str, reason: impl ToString) -> Self {
+        Self::Encode { format, reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,217 @@
+//! A picture of a result for people: slices in grey or colour with the labels drawn over them.
+
+use ndarray::{Array3, ArrayView2, ArrayView3, Axis};
+
+use super::CodecError;
+use crate::domain::{Label, Volume};
+
+/// Tiles of a montage at most; more slices are thinned out evenly.
+const MAX_TILES: usize = 30;
+/// Longer side of a tile, and of a picture that shows one slice, pixels.
+const TILE_SIDE: f64 = 256.0;
+const SINGLE_SIDE: f64 = 1024.0;
+const GAP: usize = 2;
+/// Share of the label's colour inside its contour.
+const FILL: f32 = 0.25;
+/// Shares of the values below black and above white.
+const CLIPPED: f64 = 0.005;
+
+/// Draws `mask` ([D, H, W]) over `volume` as an RGB PNG: one picture for a single slice, else a montage
+/// of the slices that hold a label with a neighbour on either side. Pixels are scaled to a visible size
+/// and to their true aspect without smoothing.
+///
+/// # Errors
+/// If `mask` is not the size of `volume`.
+pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u8>, CodecError> {
+    let [channels, slices, rows, columns] =
+        <[usize; 4]>::try_from(volume.samples.shape()).expect("a volume has four axes");
+    if mask.shape() != [slices, rows, columns] {
+        return Err(CodecError::Shape {
+            what: "the mask's size",
+            found: mask.shape().to_vec(),
+            expected: vec![slices, rows, columns],
+        });
+    }
+    let shown = slices_to_show(mask);
+    let (black, white) = display_range(volume, channels);
+    let side = if slices == 1 { SINGLE_SIDE } else { TILE_SIDE };
+    let (tile_rows, tile_columns) = tile_size(volume, rows, columns, side);
+
+    let across = (1..=shown.len()).find(|n| n * n >= shown.len()).unwrap_or(1);
+    let down = shown.len().div_ceil(across);
+    let width = across * (tile_columns + GAP) - GAP;
+    let height = down * (tile_rows + GAP) - GAP;
+    let mut picture = Array3::<u8>::zeros([height, width, 3]);
+    for (tile, &slice) in shown.iter().enumerate() {
+        let top = tile / across * (tile_rows + GAP);
+        let left = tile % across * (tile_columns + GAP);
+        let image = volume.samples.index_axis(Axis(1), slice);
+        let labels_here = scale(mask.index_axis(Axis(0), slice), tile_rows, tile_columns);
+        for row in 0..tile_rows {
+            for column in 0..tile_columns {
+                let at = (row * rows / tile_rows, column * columns / tile_columns);
+                let pixel = blend(
+                    grey_or_colour(image, at, black, white),
+                    &labels_here,
+                    (row, column),
+                    labels,
+                );
+                for (channel, value) in pixel.into_iter().enumerate() {
+                    picture[[top + row, left + column, channel]] = value;
+                }
+            }
+        }
+    }
+    encode(&picture)
+}
+
+/// Slices with a label and their neighbours; the middle one where there is none.
+fn slices_to_show(mask: &Array3<u8>) -> Vec<usize> {
+    let marked: Vec<bool> = mask.outer_iter().map(|slice| slice.iter().any(|&v| v != 0)).collect();
+    let near = |k: usize| (k.saturating_sub(1)..=k + 1).any(|n| marked.get(n) == Some(&true));
+    let shown: Vec<usize> = (0..marked.len()).filter(|&k| near(k)).collect();
+    match shown.len() {
+        0 => vec![marked.len() / 2],
+        n if n <= MAX_TILES => shown,
+        n => (0..MAX_TILES).map(|tile| shown[tile * (n - 1) / (MAX_TILES - 1)]).collect(),
+    }
+}
+
+/// Colour images keep their own range. Grey ones are stretched between percentiles: a nominal range can
+/// be far wider than what was used of it.
+fn display_range(volume: &Volume, channels: usize) -> (f32, f32) {
+    if let (3, Some(range)) = (channels, volume.nominal_range) {
+        return range;
+    }
+    let stride = volume.samples.len().div_ceil(1 << 20); // a million values say enough
+    let mut values: Vec<f32> = volume.samples.iter().step_by(stride.max(1)).copied().collect();
+    values.sort_by(f32::total_cmp);
+    let at = |share: f64| values[((values.len() - 1) as f64 * share) as usize];
+    let (black, white) = (at(CLIPPED), at(1.0 - CLIPPED));
+    if white > black { (black, white) } else { (black, black + 1.0) }
+}
+
+/// Rows and columns of a tile whose longer side is `side`, with the aspect of the pixels.
+fn tile_size(volume: &Volume, rows: usize, columns: usize, side: f64) -> (usize, usize) {
+    let spacing = volume.geometry.map_or([1.0; 3], |geometry| geometry.spacing);
+    let (height, width) = (rows as f64 * spacing[1], columns as f64 * spacing[0]);
+    let factor = side / height.max(width);
+    let pixels = |length: f64| (length * factor).round().clamp(1.0, side) as usize;
+    (pixels(height), pixels(width))
+}
+
+fn scale(slice: ArrayView2<'_, u8>, rows: usize, columns: usize) -> ndarray::Array2<u8> {
+    let (from_rows, from_columns) = slice.dim();
+    ndarray::Array2::from_shape_fn((rows, columns), |(row, column)| {
+        slice[[row * from_rows / rows, column * from_columns / columns]]
+    })
+}
+
+fn grey_or_colour(
+    image: ArrayView3<'_, f32>,
+    (row, column): (usize, usize),
+    black: f32,
+    white: f32,
+) -> [f32; 3] {
+    let last = image.shape()[0] - 1;
+    std::array::from_fn(|channel| {
+        let value = image[[channel.min(last), row, column]];
+        ((value - black) / (white - black) * 255.0).clamp(0.0, 255.0)
+    })
+}
+
+/// The label's colour on its contour, a hint of it inside.
+fn blend(
+    under: [f32; 3],
+    labels_here: &ndarray::Array2<u8>,
+    (row, column): (usize, usize),
+    labels: &[Label],
+) -> [u8; 3] {
+    let value = labels_here[[row, column]];
+    let Some(label) = labels.iter().find(|label| label.value == value) else {
+        return under.map(|v| v as u8);
+    };
+    let neighbours = [
+        (row.wrapping_sub(1), column),
+        (row + 1, column),
+        (row, column.wrapping_sub(1)),
+        (row, column + 1),
+    ];
+    let contour = neighbours.iter().any(|&at| labels_here.get(at) != Some(&value));
+    let share = if contour { 1.0 } else { FILL };
+    std::array::from_fn(|channel| {
+        (under[channel] * (1.0 - share) + f32::from(label.colour[channel]) * share) as u8
+    })
+}
+
+fn encode(picture: &Array3<u8>) -> Result<Vec<u8>, CodecError> {
+    let failed = |error: png::EncodingError| CodecError::encode("overlay PNG", error);
+    let (height, width, _) = picture.dim();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(failed)?;
+    let pixels = picture.as_slice().expect("a fresh array is contiguous");
+    writer.write_image_data(pixels).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array4;
+
+    use super::*;
+    use crate::domain::Code;
+
+    fn red() -> Label {
+        let code = Code { value: "1".into(), scheme: "99X".into(), meaning: "x".into() };
+        Label {
+            value: 1,
+            name: "x".into(),
+            colour: [255, 0, 0],
+            category: code.clone(),
+            kind: code,
+        }
+    }
+
+    fn volume(slices: usize) -> Volume {
+        let samples = Array4::from_shape_fn([1, slices, 50, 35], |(_, _, row, _)| row as f32);
+        Volume { samples, geometry: None, nominal_range: None }
+    }
+
+    fn decoded(bytes: &[u8]) -> (u32, u32, Vec<u8>) {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        (reader.info().width, reader.info().height, pixels)
+    }
+
+    #[test]
+    fn only_marked_slices_and_their_neighbours_are_shown() {
+        let mut mask = Array3::zeros([12, 50, 35]);
+        mask[[5, 20, 20]] = 1;
+        mask[[6, 20, 20]] = 1;
+        assert_eq!(slices_to_show(&mask), [4, 5, 6, 7]);
+        let (width, height, pixels) = decoded(&super::png(&volume(12), &mask, &[red()]).unwrap());
+        assert_eq!((width, height), (2 * 179 + 2, 2 * 256 + 2));
+        assert!(pixels.chunks(3).any(|p| p == [255, 0, 0]), "a contour is drawn");
+    }
+
+    #[test]
+    fn an_empty_mask_and_a_long_stack_give_a_picture_of_bounded_size() {
+        let (width, height, _) =
+            decoded(&super::png(&volume(1), &Array3::zeros([1, 50, 35]), &[red()]).unwrap());
+        assert_eq!((width, height), (717, 1024));
+        let full = Array3::ones([200, 50, 35]);
+        assert_eq!(slices_to_show(&full).len(), MAX_TILES);
+        assert!(super::png(&volume(200), &full, &[red()]).is_ok());
+    }
+
+    #[test]
+    fn a_mask_of_another_size_is_refused() {
+        let found = super::png(&volume(1), &Array3::zeros([1, 50, 36]), &[red()]);
+        assert!(matches!(found, Err(CodecError::Shape { .. })));
+    }
+}

@@ -1,0 +1,64 @@
+use ndarray::{Array4, ArrayView2, ArrayView4, Axis, concatenate, s};
+
+use crate::{
+    bundle::{Crop, Prepared},
+    engine::{EngineError, Generator},
+    sampler::Denoiser,
+};
+
+/// The generator with the condition features of some crops at hand: what the sampler calls a denoiser.
+#[derive(Debug)]
+pub struct Conditioned<'a> {
+    generator: &'a mut Generator,
+    /// [crops, nf, H, W], crop `first` at index 0.
+    features: Array4<f32>,
+    first: usize,
+    crop_of: Vec<usize>,
+}
+
+impl<'a> Conditioned<'a> {
+    /// Computes the features of `crops`, which stand at `first` in the case's list, `batch` at a time.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn encode(
+        generator: &'a mut Generator,
+        prepared: &Prepared,
+        first: usize,
+        crops: &[Crop],
+        batch: usize,
+    ) -> Result<Self, EngineError> {
+        let mut parts = Vec::new();
+        for crops in crops.chunks(batch) {
+            let pixels: Vec<_> = crops.iter().map(|&crop| prepared.pixels(crop)).collect();
+            let images = concatenate(Axis(0), &pixels).expect("crops share one shape");
+            parts.push(generator.condition(images.view())?);
+        }
+        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+        let features = concatenate(Axis(0), &views).expect("features share one shape");
+        let crop_of = prepared.samples.iter().map(|sample| sample.crop).collect();
+        Ok(Self { generator, features, first, crop_of })
+    }
+}
+
+impl Denoiser for Conditioned<'_> {
+    type Error = EngineError;
+
+    fn denoise(
+        &mut self,
+        images: &[usize],
+        step: usize,
+        x: ArrayView4<'_, f32>,
+        z: ArrayView2<'_, f32>,
+    ) -> Result<Array4<f32>, EngineError> {
+        let rows: Vec<usize> =
+            images.iter().map(|&image| self.crop_of[image] - self.first).collect();
+        if rows.iter().all(|&row| row == rows[0]) {
+            // One image: its features serve the whole batch without a copy.
+            let features = self.features.slice(s![rows[0]..=rows[0], .., .., ..]);
+            return self.generator.denoise(step, x, features, z);
+        }
+        let features = self.features.select(Axis(0), &rows);
+        self.generator.denoise(step, x, features.view(), z)
+    }
+}

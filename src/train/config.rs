@@ -1,0 +1,111 @@
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::TrainError;
+
+/// A training run, as written in `configs/train-*.toml`. Paths are relative to the file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where checkpoints, metrics and the finished bundle go.
+    pub run_folder: PathBuf,
+    /// Interpreter that has `cdal_onnx`; it makes the training graphs and the bundle.
+    #[serde(default = "default_python")]
+    pub python: PathBuf,
+    pub model: Model,
+    pub data: Data,
+    pub optimiser: Optimiser,
+    pub card: Card,
+}
+
+fn default_python() -> PathBuf {
+    "../.venv/bin/python".into()
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub preset: String,
+    pub parameters: PathBuf,
+    /// First weights; drawn with `seed` where absent.
+    pub checkpoint: Option<PathBuf>,
+    /// Of the first weights, the batches and the noise.
+    pub seed: u64,
+}
+
+/// Where cases come from.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Data {
+    /// A new phantom for every few slices, seeds counting up from `first_seed`.
+    Phantom { first_seed: u64, validation_first_seed: u64, validation_cases: u64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimiser {
+    pub steps: u64,
+    /// Slices in a step.
+    pub batch: usize,
+    pub learning_rate: f64,
+    /// Where the cosine decay ends.
+    pub final_learning_rate: f64,
+    /// Adam's.
+    pub betas: [f64; 2],
+    /// Of the moving average of weights that is validated and exported.
+    pub ema_decay: f32,
+    /// Steps between checkpoints, each with a validation by the real sampler.
+    pub checkpoint_every: u64,
+    pub intra_threads: usize,
+}
+
+/// What the bundle says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    pub name: String,
+    pub version: String,
+    pub weights: String,
+    pub data: String,
+    pub licence: String,
+}
+
+impl Config {
+    /// # Errors
+    /// If the file cannot be read or a value is wrong; the message names the key.
+    pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let wrong = |reason: String| TrainError::Config(format!("{}: {reason}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+        let deserializer =
+            toml::Deserializer::parse(&text).map_err(|e| wrong(e.message().to_owned()))?;
+        let mut config: Self = serde_path_to_error::deserialize(deserializer)
+            .map_err(|e| wrong(format!("{}: {}", e.path(), e.inner().message())))?;
+        let o = &config.optimiser;
+        let rate = |r: f64| r.is_finite() && r > 0.0;
+        for (fine, fault) in [
+            (o.steps > 0, "optimiser.steps must be positive"),
+            (o.batch > 0 && o.batch <= 4096, "optimiser.batch must be 1 to 4096"),
+            (
+                rate(o.learning_rate) && rate(o.final_learning_rate),
+                "learning rates must be positive",
+            ),
+            (o.betas.iter().all(|b| (0.0..1.0).contains(b)), "optimiser.betas must lie in [0, 1)"),
+            ((0.0..1.0).contains(&o.ema_decay), "optimiser.ema_decay must lie in [0, 1)"),
+            (o.checkpoint_every > 0, "optimiser.checkpoint_every must be positive"),
+            (o.intra_threads > 0, "optimiser.intra_threads must be positive"),
+        ] {
+            if !fine {
+                return Err(wrong(fault.into()));
+            }
+        }
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for relative in [&mut config.run_folder, &mut config.python, &mut config.model.parameters]
+            .into_iter()
+            .chain(config.model.checkpoint.as_mut())
+        {
+            *relative = folder.join(&*relative);
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,398 @@
+//! The training loop.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use ndarray::{Array1, Array4, ArrayView2, ArrayView4, Axis, concatenate};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Batches, Config, Example, Inputs, TrainError, TrainingSession,
+    tools::{ensure_artifacts, export, file, safetensors, tensor_names, write_whole},
+};
+use crate::{
+    bundle::{Assembly, Manifest},
+    engine::Runtime,
+    sampler::{Ballot, Denoiser, Philox, Schedule, Shape, Tally, sample},
+};
+
+/// One line of `metrics.jsonl`, and what the terminal shows.
+#[derive(Debug, Clone, Serialize)]
+pub struct Progress {
+    pub step: u64,
+    pub steps: u64,
+    /// Mean denoising error since the last line.
+    pub loss: f32,
+    pub learning_rate: f32,
+    pub slices_per_second: f64,
+    /// Mean Dice of each label over the validation cases, by the real sampler; only at checkpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_dice: Option<Vec<f64>>,
+}
+
+/// What a checkpoint holds beside the runtime's own file.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    step: u64,
+    best_dice: f64,
+}
+
+/// Steps between lines of progress.
+const REPORT_EVERY: u64 = 20;
+
+/// Trains as `config` says and leaves a finished bundle at `run_folder/bundle`; gives its path.
+///
+/// # Errors
+/// If a run stands in the folder and `resume` is not given, or anything fails; the last whole checkpoint
+/// stays.
+pub fn train(
+    config: &Config,
+    runtime: &Runtime,
+    resume: bool,
+    mut report: impl FnMut(&Progress),
+) -> Result<PathBuf, TrainError> {
+    let folder = &config.run_folder;
+    let last = folder.join("last");
+    recover(&last)?;
+    if last.exists() && !resume {
+        return Err(TrainError::Exists(folder.clone()));
+    }
+    fs::create_dir_all(folder).map_err(|e| file(folder, &e))?;
+    let artifacts = folder.join("artifacts");
+    ensure_artifacts(config, &artifacts)?;
+    let manifest = Manifest::read(&artifacts.join("recipe.toml"))?;
+    let mut run = Run::start(config, runtime, &artifacts, &last, manifest)?;
+    let batches = run.batches.stream(run.schedule.clone(), run.state.step);
+    let mut window = Window::new();
+    for batch in batches {
+        let batch = batch?;
+        let rate = learning_rate(config, run.state.step);
+        let loss = run.session.step(
+            &Inputs {
+                x: batch.x.view().into_dyn(),
+                t: &batch.t,
+                image: batch.image.view().into_dyn(),
+                z: batch.z.view().into_dyn(),
+                target: batch.target.view().into_dyn(),
+            },
+            rate,
+        )?;
+        if !loss.is_finite() {
+            return Err(TrainError::Diverged { loss, step: run.state.step });
+        }
+        run.average()?;
+        run.state.step += 1;
+        window.add(loss);
+        let step = run.state.step;
+        let is_checkpoint = step.is_multiple_of(config.optimiser.checkpoint_every)
+            || step == config.optimiser.steps;
+        if is_checkpoint || step.is_multiple_of(REPORT_EVERY) {
+            let mut progress = window.close(step, config, rate);
+            if is_checkpoint {
+                progress.validation_dice = Some(run.validate()?);
+                run.checkpoint(progress.validation_dice.as_deref().unwrap_or_default())?;
+                window = Window::new();
+            }
+            append(&folder.join("metrics.jsonl"), &progress)?;
+            report(&progress);
+        }
+    }
+    let weights = folder.join("weights.safetensors");
+    run.write_average(&weights)?;
+    let out = folder.join("bundle");
+    export(config, &weights, &out)?;
+    Ok(out)
+}
+
+/// Cosine decay from the first to the last step.
+fn learning_rate(config: &Config, step: u64) -> f32 {
+    let o = &config.optimiser;
+    let done = step as f64 / o.steps as f64;
+    let cosine = f64::midpoint(1.0, (std::f64::consts::PI * done).cos());
+    (o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * cosine) as f32
+}
+
+struct Run<'a> {
+    config: &'a Config,
+    session: TrainingSession,
+    batches: Batches,
+    schedule: Schedule,
+    validation: Vec<Example>,
+    /// Moving average of the parameters, in the runtime's order.
+    average: Vec<f32>,
+    names: Vec<String>,
+    state: State,
+}
+
+impl<'a> Run<'a> {
+    fn start(
+        config: &'a Config,
+        runtime: &Runtime,
+        artifacts: &Path,
+        last: &Path,
+        manifest: Manifest,
+    ) -> Result<Self, TrainError> {
+        let resumed = last.is_dir();
+        let checkpoint =
+            if resumed { last.join("checkpoint") } else { artifacts.join("checkpoint") };
+        let threads = config.optimiser.intra_threads;
+        let session = TrainingSession::load(runtime, artifacts, &checkpoint, threads)?;
+        let (state, average) = if resumed {
+            let path = last.join("state.json");
+            let text = fs::read(&path).map_err(|e| file(&path, &e))?;
+            let state = serde_json::from_slice(&text)
+                .map_err(|e| TrainError::File { path, reason: e.to_string() })?;
+            (state, read_floats(&last.join("average.f32"), session.size())?)
+        } else {
+            (State { step: 0, best_dice: 0.0 }, session.parameters()?)
+        };
+        let batches = Batches {
+            manifest: manifest.clone(),
+            data: config.data.clone(),
+            seed: config.model.seed,
+            size: config.optimiser.batch,
+            steps: config.optimiser.steps,
+        };
+        Ok(Self {
+            config,
+            session,
+            schedule: manifest.diffusion.schedule(),
+            validation: batches.validation()?,
+            batches,
+            average,
+            names: tensor_names(&artifacts.join("parameters.safetensors"))?,
+            state,
+        })
+    }
+
+    /// Exponential moving average of the weights; it follows closely at first.
+    fn average(&mut self) -> Result<(), TrainError> {
+        let step = self.state.step as f32;
+        let decay = self.config.optimiser.ema_decay.min((1.0 + step) / (10.0 + step));
+        let now = self.session.parameters()?;
+        for (average, now) in self.average.iter_mut().zip(now) {
+            *average += (1.0 - decay) * (now - *average);
+        }
+        Ok(())
+    }
+
+    /// Mean Dice of each label, with the averaged weights and the real sampler.
+    fn validate(&mut self) -> Result<Vec<f64>, TrainError> {
+        let training = self.session.parameters()?;
+        self.session.set_parameters(&self.average)?;
+        let result = self.dice();
+        self.session.set_parameters(&training)?;
+        result
+    }
+
+    fn dice(&mut self) -> Result<Vec<f64>, TrainError> {
+        let manifest = &self.batches.manifest;
+        let labels = manifest.labels.len();
+        let mut sums = vec![0.0; labels];
+        for example in &self.validation {
+            let mask = segment(&mut self.session, manifest, &self.schedule, example)?;
+            for (label, sum) in sums.iter_mut().enumerate() {
+                *sum += dice(&mask, &example.truth, label as u8 + 1);
+            }
+        }
+        Ok(sums.iter().map(|sum| sum / self.validation.len().max(1) as f64).collect())
+    }
+
+    /// Replaces `last` (and `best`, if it is) by the present state; a crash leaves the old or the new one.
+    fn checkpoint(&mut self, dice: &[f64]) -> Result<(), TrainError> {
+        let folder = &self.config.run_folder;
+        let mean = dice.iter().sum::<f64>() / dice.len().max(1) as f64;
+        let is_best = mean > self.state.best_dice;
+        self.state.best_dice = self.state.best_dice.max(mean);
+
+        let scratch = folder.join(".next");
+        let _ = fs::remove_dir_all(&scratch);
+        fs::create_dir_all(&scratch).map_err(|e| file(&scratch, &e))?;
+        self.session.save(&scratch.join("checkpoint"))?;
+        let bytes: Vec<u8> = self.average.iter().flat_map(|v| v.to_le_bytes()).collect();
+        write_whole(&scratch.join("average.f32"), &bytes)?;
+        let state = serde_json::to_vec(&self.state).expect("two numbers serialise");
+        write_whole(&scratch.join("state.json"), &state)?;
+        sync(&scratch.join("checkpoint"))?;
+        sync(&scratch)?;
+        swap(&scratch, &folder.join("last"))?;
+        sync(folder)?;
+        if is_best {
+            self.write_average(&folder.join("best.safetensors"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the averaged weights under their published names.
+    fn write_average(&mut self, path: &Path) -> Result<(), TrainError> {
+        let training = self.session.parameters()?;
+        self.session.set_parameters(&self.average)?;
+        let named = self.session.named_parameters(self.names.iter().cloned());
+        self.session.set_parameters(&training)?;
+        write_whole(path, &safetensors(&named?)?)
+    }
+}
+
+/// The mask of a case by the network under training, on the case's own grid.
+fn segment(
+    session: &mut TrainingSession,
+    manifest: &Manifest,
+    schedule: &Schedule,
+    example: &Example,
+) -> Result<ndarray::Array3<u8>, TrainError> {
+    const BATCH: usize = 16;
+    let prepared = &example.prepared;
+    let [h, w] = prepared.size;
+    let shape =
+        Shape { label: [manifest.network.label_channels, h, w], latent: manifest.network.latent };
+    let noise = Philox::new(0, prepared.case_key);
+    let mut assembly = Assembly::new(shape.label[0], &prepared.grid);
+    let numbers: Vec<usize> = (0..prepared.samples.len()).collect();
+    for numbers in numbers.chunks(BATCH) {
+        let mut tallies = vec![Tally::new(shape.label); numbers.len()];
+        for vote in 0..manifest.votes {
+            let ballots: Vec<_> = numbers.iter().map(|&image| Ballot { image, vote }).collect();
+            let mut denoiser = UnderTraining { session, example };
+            let x = sample(&mut denoiser, schedule, shape, &noise, &ballots, |_, _, _| ())?;
+            for (tally, x0) in tallies.iter_mut().zip(x.axis_iter(Axis(0))) {
+                tally.add(x0);
+            }
+        }
+        for (&number, tally) in numbers.iter().zip(&tallies) {
+            let crop = prepared.crops[prepared.samples[number].crop];
+            assembly.add(crop, tally.mean().view(), tally.mask().view());
+        }
+    }
+    Ok(assembly.finish(manifest, &prepared.grid).mask)
+}
+
+/// The eval graph as a denoiser: it sees the whole image each time, the condition is not shared.
+struct UnderTraining<'a> {
+    session: &'a mut TrainingSession,
+    example: &'a Example,
+}
+
+impl Denoiser for UnderTraining<'_> {
+    type Error = TrainError;
+
+    fn denoise(
+        &mut self,
+        images: &[usize],
+        step: usize,
+        x: ArrayView4<'_, f32>,
+        z: ArrayView2<'_, f32>,
+    ) -> Result<Array4<f32>, TrainError> {
+        let prepared = &self.example.prepared;
+        let pixels: Vec<_> = images
+            .iter()
+            .map(|&image| prepared.pixels(prepared.crops[prepared.samples[image].crop]))
+            .collect();
+        let image = concatenate(Axis(0), &pixels).expect("crops share one shape");
+        let predicted = self.session.predict(&Inputs {
+            x: x.into_dyn(),
+            t: &Array1::from_elem(images.len(), step as i64),
+            image: image.view().into_dyn(),
+            z: z.into_dyn(),
+            target: x.into_dyn(),
+        })?;
+        predicted.into_dimensionality().map_err(|e| TrainError::Runtime(e.to_string()))
+    }
+}
+
+/// 2|A∩B| / (|A|+|B|) of one label; 1 where neither has it.
+fn dice(a: &ndarray::Array3<u8>, b: &ndarray::Array3<u8>, label: u8) -> f64 {
+    let (mut both, mut sum) = (0_u64, 0_u64);
+    for (&a, &b) in a.iter().zip(b) {
+        both += u64::from(a == label && b == label);
+        sum += u64::from(a == label) + u64::from(b == label);
+    }
+    if sum == 0 { 1.0 } else { 2.0 * both as f64 / sum as f64 }
+}
+
+/// Mean loss and speed between two lines of progress.
+struct Window {
+    started: Instant,
+    sum: f32,
+    steps: u64,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { started: Instant::now(), sum: 0.0, steps: 0 }
+    }
+
+    fn add(&mut self, loss: f32) {
+        self.sum += loss;
+        self.steps += 1;
+    }
+
+    fn close(&mut self, step: u64, config: &Config, learning_rate: f32) -> Progress {
+        let slices = (self.steps * config.optimiser.batch as u64) as f64;
+        let progress = Progress {
+            step,
+            steps: config.optimiser.steps,
+            loss: self.sum / self.steps.max(1) as f32,
+            learning_rate,
+            slices_per_second: slices / self.started.elapsed().as_secs_f64(),
+            validation_dice: None,
+        };
+        *self = Self::new();
+        progress
+    }
+}
+
+fn append(path: &Path, progress: &Progress) -> Result<(), TrainError> {
+    let line = serde_json::to_string(progress).expect("numbers serialise");
+    let mut out =
+        fs::OpenOptions::new().create(true).append(true).open(path).map_err(|e| file(path, &e))?;
+    writeln!(out, "{line}").map_err(|e| file(path, &e))
+}
+
+fn read_floats(path: &Path, count: usize) -> Result<Vec<f32>, TrainError> {
+    let bytes = fs::read(path).map_err(|e| file(path, &e))?;
+    if bytes.len() != 4 * count {
+        let reason = format!(
+            "has {} bytes for {count} parameters; the run's parameters changed",
+            bytes.len()
+        );
+        return Err(TrainError::File { path: path.into(), reason });
+    }
+    Ok(bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four")))
+        .collect())
+}
+
+fn sync(path: &Path) -> Result<(), TrainError> {
+    fs::File::open(path).and_then(|f| f.sync_all()).map_err(|e| file(path, &e))
+}
+
+/// Where a checkpoint stands while its successor takes its place.
+fn previous(last: &Path) -> PathBuf {
+    last.with_file_name(".previous")
+}
+
+/// After a crash between the two renames of [`swap`], the earlier checkpoint is still the last one.
+fn recover(last: &Path) -> Result<(), TrainError> {
+    let aside = previous(last);
+    if aside.is_dir() && !last.exists() {
+        fs::rename(&aside, last).map_err(|e| file(last, &e))?;
+    }
+    Ok(())
+}
+
+/// Puts folder `new` in the place of `old`.
+fn swap(new: &Path, old: &Path) -> Result<(), TrainError> {
+    let aside = previous(old);
+    let _ = fs::remove_dir_all(&aside);
+    if old.exists() {
+        fs::rename(old, &aside).map_err(|e| file(old, &e))?;
+    }
+    fs::rename(new, old).map_err(|e| file(old, &e))?;
+    let _ = fs::remove_dir_all(&aside);
+    Ok(())
+}

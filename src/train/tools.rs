@@ -1,0 +1,141 @@
+//! Calls of `cdal_onnx` and files written whole or not at all.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use ndarray::ArrayD;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use super::{Config, TrainError};
+
+/// Makes the training graphs where they are missing.
+pub(super) fn ensure_artifacts(config: &Config, folder: &Path) -> Result<(), TrainError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let betas = config.optimiser.betas.map(|beta| beta.to_string());
+    let seed = config.model.seed.to_string();
+    let mut arguments: Vec<&OsStr> = vec![
+        "artifacts".as_ref(),
+        "--parameters".as_ref(),
+        config.model.parameters.as_ref(),
+        "--preset".as_ref(),
+        config.model.preset.as_ref(),
+        "--seed".as_ref(),
+        seed.as_ref(),
+        "--betas".as_ref(),
+        betas[0].as_ref(),
+        betas[1].as_ref(),
+        "--out".as_ref(),
+        folder.as_ref(),
+    ];
+    if let Some(checkpoint) = &config.model.checkpoint {
+        arguments.extend(["--checkpoint".as_ref(), checkpoint.as_os_str()]);
+    }
+    python(config, &arguments)
+}
+
+/// Makes the bundle of `weights`, in place of an earlier one.
+pub(super) fn export(config: &Config, weights: &Path, out: &Path) -> Result<(), TrainError> {
+    if out.is_dir() {
+        fs::remove_dir_all(out).map_err(|e| file(out, &e))?;
+    }
+    let card = &config.card;
+    python(
+        config,
+        &[
+            "export".as_ref(),
+            "--checkpoint".as_ref(),
+            weights.as_ref(),
+            "--parameters".as_ref(),
+            config.model.parameters.as_ref(),
+            "--preset".as_ref(),
+            config.model.preset.as_ref(),
+            "--name".as_ref(),
+            card.name.as_ref(),
+            "--model-version".as_ref(),
+            card.version.as_ref(),
+            "--weights".as_ref(),
+            card.weights.as_ref(),
+            "--data".as_ref(),
+            card.data.as_ref(),
+            "--licence".as_ref(),
+            card.licence.as_ref(),
+            "--out".as_ref(),
+            out.as_ref(),
+        ],
+    )
+}
+
+fn python(config: &Config, arguments: &[&OsStr]) -> Result<(), TrainError> {
+    let failed = |reason: String| TrainError::Python {
+        command: arguments[0].to_string_lossy().into_owned(),
+        reason,
+    };
+    // The package stands in `onnx/` beside `.venv/`, or is installed.
+    let package =
+        config.python.parent().and_then(|bin| bin.ancestors().nth(2)).map(|p| p.join("onnx"));
+    let mut command = Command::new(&config.python);
+    command.args(["-m", "cdal_onnx"]).args(arguments);
+    if let Some(package) = package.filter(|package| package.is_dir()) {
+        command.env("PYTHONPATH", package);
+    }
+    let output = command.output().map_err(|e| {
+        failed(format!("{} does not start: {e}; run `make python`", config.python.display()))
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
+    Err(failed(last.to_owned()))
+}
+
+pub(super) fn file(path: &Path, error: &std::io::Error) -> TrainError {
+    TrainError::File { path: path.into(), reason: error.to_string() }
+}
+
+/// Writes and syncs a file, then renames it into place.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    use std::io::Write;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut scratch = tempfile::NamedTempFile::new_in(folder).map_err(|e| file(folder, &e))?;
+    scratch
+        .write_all(bytes)
+        .and_then(|()| scratch.as_file().sync_all())
+        .map_err(|e| file(path, &e))?;
+    scratch.persist(path).map_err(|e| file(path, &e.error))?;
+    Ok(())
+}
+
+/// Names of the tensors in a safetensors file.
+pub(super) fn tensor_names(path: &PathBuf) -> Result<Vec<String>, TrainError> {
+    let bytes = fs::read(path).map_err(|e| file(path, &e))?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|e| TrainError::File { path: path.clone(), reason: e.to_string() })?;
+    Ok(tensors.names().into_iter().map(str::to_owned).collect())
+}
+
+/// The bytes of a safetensors file of float32 arrays.
+pub(super) fn safetensors(arrays: &BTreeMap<String, ArrayD<f32>>) -> Result<Vec<u8>, TrainError> {
+    let bytes: BTreeMap<&str, (Vec<usize>, Vec<u8>)> = arrays
+        .iter()
+        .map(|(name, array)| {
+            let data = array.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (name.as_str(), (array.shape().to_vec(), data))
+        })
+        .collect();
+    let fault = |e: safetensors::SafeTensorError| TrainError::Runtime(e.to_string());
+    let views: Vec<_> = bytes
+        .iter()
+        .map(|(name, (shape, data))| {
+            Ok((*name, TensorView::new(Dtype::F32, shape.clone(), data).map_err(fault)?))
+        })
+        .collect::<Result<_, TrainError>>()?;
+    safetensors::serialize(views, None).map_err(fault)
+}
