@@ -15,6 +15,7 @@
 //! | `Refused` | ← | this file will never be taken: payload is the reason, UTF-8 |
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Longest payload of one frame. Longer ones are a damaged or hostile frame.
 pub const MAX_PAYLOAD_BYTES: usize = 4096;
@@ -36,7 +37,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     pub kind: Kind,
-    /// The first eight bytes of the file's SHA-256: the same file is the same transfer after any restart.
+    /// From the file's name and SHA-256: the same file is the same transfer after any restart.
     pub transfer: u64,
     /// Counts the frames of the sender; for people who read a recording of the line.
     pub sequence: u32,
@@ -126,10 +127,11 @@ impl Offer {
         postcard::from_bytes(payload).map_err(|_| FrameError::Header)
     }
 
+    /// See [`Header::transfer`].
     #[must_use]
     pub fn transfer(&self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.sha256;
-        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        let digest = Sha256::digest(self.encode());
+        u64::from_le_bytes(std::array::from_fn(|index| digest[index]))
     }
 }
 

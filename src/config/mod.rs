@@ -52,6 +52,7 @@ pub struct Runtime {
     pub intra_threads: usize,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn provider_name<S: Serializer>(provider: &Provider, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(provider.name())
 }
