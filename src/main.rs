@@ -3,5 +3,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    cdal::cli::run(cdal::cli::CommandLine::parse()).into()
+    let command_line = cdal::cli::CommandLine::parse();
+    cdal::telemetry::start(&command_line.log);
+    cdal::cli::run(command_line).into()
 }

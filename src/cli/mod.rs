@@ -1,16 +1,23 @@
-//! The command line: one file for each subcommand. The only room that prints, and the only one that uses
-//! `anyhow`. Human text goes to stderr, data to stdout.
+//! The command line: one file per subcommand. The only room that prints, and the only one that uses `anyhow`.
+//!
+//! Human text goes to stderr, data to stdout.
 
 mod bundle;
+mod config;
 mod files;
 mod phantom;
 mod segment;
+mod serve;
+mod signals;
 mod train;
+mod workstation;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config::ConfigError;
+use crate::daemon::DaemonError;
 use crate::engine::{Options, Provider};
 
 #[derive(Debug, Parser)]
@@ -27,12 +34,18 @@ pub struct CommandLine {
 pub enum Command {
     /// Segment images once: DICOM, NIfTI, PNG or TIFF in, masks out
     Segment(segment::Args),
+    /// Run the daemon: images in, masks out
+    Serve(serve::Args),
+    /// The receiving side: takes masks by DICOM and serial line into a folder
+    Workstation(workstation::Args),
     /// Train a generator and leave a finished bundle
     Train(train::Args),
     /// Check or describe a model bundle
     Bundle(bundle::Args),
     /// Make synthetic cases with ground truth
     Phantom(phantom::Args),
+    /// Check and show configuration files
+    Config(config::Args),
 }
 
 /// How the process ends. The numbers are a contract; 2 (usage) is clap's.
@@ -88,12 +101,20 @@ impl EngineArgs {
 pub fn run(command_line: CommandLine) -> ExitStatus {
     let result = match command_line.command {
         Command::Segment(args) => segment::run(args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Workstation(args) => workstation::run(args),
         Command::Train(args) => train::run(&args),
         Command::Bundle(args) => bundle::run(args),
         Command::Phantom(args) => phantom::run(args),
+        Command::Config(args) => config::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("cdal: {error:#}");
-        ExitStatus::JobFailed
+        match error.downcast_ref::<DaemonError>() {
+            Some(DaemonError::Thread(_)) => ExitStatus::Internal,
+            Some(_) => ExitStatus::Configuration,
+            None if error.is::<ConfigError>() => ExitStatus::Configuration,
+            None => ExitStatus::JobFailed,
+        }
     })
 }

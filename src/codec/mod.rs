@@ -5,13 +5,16 @@
 //! as acquired (no normalisation). Called by `cli` for one-shot runs and by `ingest` and `deliver`.
 
 pub mod dicom;
+pub mod dimse;
 mod error;
 mod input;
 pub mod mask_png;
 pub mod nifti;
 pub mod overlay;
+pub mod part10;
 mod raster;
 pub mod seg;
+pub mod serial;
 
 use std::path::Path;
 

@@ -1,1 +1,167 @@
-//! Room under construction.
+//! Configuration of the daemon: files and environment → merged tree → checked [`Settings`].
+//!
+//! Later files win over earlier ones, `CDAL_SECTION__KEY` environment variables over all. Everything is strict:
+//! an unknown key, a wrong type or a value out of range is a fault, and *all* faults are reported at once, each
+//! with where it was written, the key, the value and what would be right. Each room owns its section; this room
+//! composes them.
+//!
+//! Called by `cli`.
+
+mod check;
+mod environment;
+mod error;
+mod tree;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::domain::Fault;
+use crate::engine::Provider;
+use crate::{daemon, deliver, ingest, spool};
+
+pub use error::{ConfigError, Finding};
+pub use tree::Origin;
+
+/// A whole configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    #[serde(default)]
+    pub runtime: Runtime,
+    pub model: Model,
+    pub spool: spool::Config,
+    pub ingest: ingest::Config,
+    #[serde(default)]
+    pub destination: Vec<deliver::Config>,
+    #[serde(default)]
+    pub daemon: daemon::Config,
+}
+
+/// Section `[runtime]`: ONNX Runtime and where it computes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runtime {
+    /// ONNX Runtime's library; without it the usual places are searched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<PathBuf>,
+    /// It must be there: nothing falls back silently.
+    #[serde(serialize_with = "provider_name")]
+    pub provider: Provider,
+    /// Threads of one operator; 0 lets ONNX Runtime choose.
+    pub intra_threads: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn provider_name<S: Serializer>(provider: &Provider, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(provider.name())
+}
+
+/// Section `[model]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Folder of the model bundle.
+    pub bundle: PathBuf,
+    /// Instead of the bundle's own number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub votes: Option<usize>,
+    #[serde(default)]
+    pub seed: u64,
+}
+
+impl Settings {
+    /// What the daemon needs of it.
+    #[must_use]
+    pub fn daemon(&self) -> daemon::Settings {
+        daemon::Settings {
+            daemon: self.daemon.clone(),
+            spool: self.spool.clone(),
+            ingest: self.ingest.clone(),
+            destinations: self.destination.clone(),
+        }
+    }
+
+    /// Everything the rooms find wrong, with whole keys.
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut under = |section: &str, found: Vec<Fault>| {
+            faults.extend(
+                found.into_iter().map(|f| Fault::new(format!("{section}.{}", f.key), f.problem)),
+            );
+        };
+        if self.model.votes == Some(0) {
+            under("model", vec![Fault::new("votes", "must be at least 1")]);
+        }
+        under("spool", self.spool.faults());
+        under("ingest", self.ingest.faults());
+        under("daemon", self.daemon.faults());
+        for (index, destination) in self.destination.iter().enumerate() {
+            under(&format!("destination[{index}]"), destination.faults());
+            if self.destination[..index].iter().any(|other| other.name == destination.name) {
+                let fault = Fault::new("name", "is used twice; each destination needs its own");
+                under(&format!("destination[{index}]"), vec![fault]);
+            }
+        }
+        faults
+    }
+}
+
+/// A configuration that was read and found right.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub settings: Settings,
+    /// The first 12 digits of the SHA-256 of what is in force; written into results.
+    pub revision: String,
+    origins: tree::Origins,
+}
+
+impl Loaded {
+    /// Every value in force with where it comes from, in the order of the sections: `(key, value, origin)`.
+    #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "settings are plain data and always serialize")]
+    pub fn values(&self) -> Vec<(String, String, Origin)> {
+        let value = toml::Value::try_from(&self.settings).expect("settings are plain data");
+        tree::leaves(&value)
+            .into_iter()
+            .map(|(key, value)| {
+                let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
+                (key, value, origin)
+            })
+            .collect()
+    }
+}
+
+/// Reads `files` and the process's environment.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn load(files: &[&Path]) -> Result<Loaded, ConfigError> {
+    load_with(files, std::env::vars())
+}
+
+/// Reads `files` and the given environment.
+///
+/// # Errors
+/// Everything that is wrong.
+#[expect(clippy::missing_panics_doc, reason = "settings are plain data and always serialize")]
+pub fn load_with(
+    files: &[&Path],
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let (variables, mut findings) = environment::read(environment);
+    let (tree, origins) = tree::merge(files, variables)?;
+    let settings = check::check(tree, &origins, &mut findings);
+    match settings {
+        Some(settings) if findings.is_empty() => {
+            let text = toml::to_string(&settings).expect("settings are plain data");
+            let revision =
+                spool::durable::hex(&<sha2::Sha256 as sha2::Digest>::digest(text))[..12].to_owned();
+            Ok(Loaded { settings, revision, origins })
+        }
+        _ => Err(ConfigError::Faults(findings)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,32 @@
-//! Room under construction.
+//! Ways out: each destination takes its pending deliveries from the spool, on its own, in order.
+//!
+//! At least once: a delivery stays pending until its destination confirms it, through crashes and outages; a
+//! destination may see an object twice, with the same UID and the same bytes. An outage holds the whole
+//! destination back (capped exponential backoff with jitter); a refused object only itself; an object refused for
+//! good is kept as dead for a person.
+//!
+//! Called by `daemon`.
+
+pub mod serial;
+
+mod backoff;
+mod config;
+mod dicom;
+mod folder;
+mod worker;
+
+pub use config::{Config, DicomConfig, FolderConfig, Kind, Route, SerialConfig};
+pub use worker::{Destination, Mode};
+
+/// What came of one attempt. The reasons are logged: no patient data, no UID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The destination has it.
+    Sent,
+    /// The destination is there but cannot take this object now.
+    Later(String),
+    /// The destination cannot be reached or did not answer.
+    Unreachable(String),
+    /// The destination will never take this object.
+    Never(String),
+}

@@ -3,11 +3,14 @@
 //! Plain data: no I/O, no async, no model. Arrays are indexed [channel, slice, row, column];
 //! coordinates are millimetres in the DICOM patient system (LPS: +x left, +y posterior, +z superior).
 
+pub mod duration;
+mod fault;
 mod geometry;
 mod label;
 mod uid;
 mod volume;
 
+pub use fault::Fault;
 pub use geometry::Geometry;
 pub use label::{Code, Label};
 pub use uid::{Uid, UidError};

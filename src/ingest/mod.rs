@@ -1,1 +1,49 @@
-//! Room under construction.
+//! Ways in: what arrives is on the disk and recorded before it is acknowledged.
+//!
+//! A way in (DICOM, serial) writes an object to a synced file and hands it to a [`Sink`], which decides where it
+//! stays: the spool (`cdal serve`) or a folder (`cdal workstation`). Whatever a peer sends is checked before it
+//! meets a path or a log: UIDs become `domain::Uid`, file names pass `durable::is_file_name`.
+//!
+//! Called by `daemon` and `cli::workstation`.
+
+pub mod dicom;
+pub mod serial;
+
+mod folder_sink;
+mod identify;
+mod sink;
+mod spool_sink;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Fault;
+
+pub use folder_sink::{FolderSink, Landed, Via};
+pub use sink::{Received, Refusal, Sink};
+pub use spool_sink::SpoolSink;
+
+/// Section `[ingest]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub dicom: dicom::Config,
+}
+
+impl Config {
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let below = |fault: Fault| Fault { key: format!("dicom.{}", fault.key), ..fault };
+        self.dicom.faults().into_iter().map(below).collect()
+    }
+}
+
+/// Why a way in could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    #[error(
+        "open serial port {path}: {source}; check the path, the cable and the rights (group dialout)"
+    )]
+    SerialPort { path: String, source: serialport::Error },
+    #[error("serial line: {0}")]
+    SerialLine(std::io::Error),
+}

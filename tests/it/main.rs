@@ -1,7 +1,14 @@
-//! One binary for all integration tests; each file is a theme.
+//! One binary for all integration tests; each file is a theme. Real sockets, real processes, real files.
 
 mod codec_samples;
+mod config;
+mod crash;
+mod delivery;
+mod ingest;
 mod project;
 mod rooms;
 mod sampler;
 mod scripts;
+mod serial;
+mod support;
+mod workstation;

@@ -1,0 +1,318 @@
+//! DIMSE command sets (PS3.7 section 6.3.1 and annex E): Implicit VR Little Endian, group 0000 only.
+//!
+//! Only the services this program speaks are given their own shape; everything else can still be answered.
+
+use crate::domain::Uid;
+
+/// Longest command set that is read. The longest legal one of C-STORE is a few hundred bytes.
+pub const MAX_COMMAND_BYTES: usize = 16 << 10;
+
+/// C-STORE and C-ECHO status codes (PS3.7 annex C, PS3.4 table B.2-1).
+pub mod status {
+    pub const SUCCESS: u16 = 0x0000;
+    pub const SOP_CLASS_NOT_SUPPORTED: u16 = 0x0122;
+    pub const UNRECOGNIZED_OPERATION: u16 = 0x0211;
+    pub const OUT_OF_RESOURCES: u16 = 0xA700;
+    pub const DATA_SET_MISMATCH: u16 = 0xA900;
+    pub const CANNOT_UNDERSTAND: u16 = 0xC000;
+}
+
+/// SOP Class UID of C-ECHO.
+pub const VERIFICATION: &str = "1.2.840.10008.1.1";
+
+const AFFECTED_SOP_CLASS_UID: u16 = 0x0002;
+const COMMAND_FIELD: u16 = 0x0100;
+const MESSAGE_ID: u16 = 0x0110;
+const MESSAGE_ID_BEING_RESPONDED_TO: u16 = 0x0120;
+const PRIORITY: u16 = 0x0700;
+const COMMAND_DATA_SET_TYPE: u16 = 0x0800;
+const STATUS: u16 = 0x0900;
+const AFFECTED_SOP_INSTANCE_UID: u16 = 0x1000;
+
+const C_STORE_RQ: u16 = 0x0001;
+const C_ECHO_RQ: u16 = 0x0030;
+const RESPONSE: u16 = 0x8000;
+const NO_DATA_SET: u16 = 0x0101;
+const DATA_SET: u16 = 0x0001;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    EchoRequest {
+        message_id: u16,
+    },
+    EchoResponse {
+        message_id: u16,
+        status: u16,
+    },
+    /// A data set follows.
+    StoreRequest {
+        message_id: u16,
+        sop_class_uid: Uid,
+        sop_instance_uid: Uid,
+    },
+    StoreResponse {
+        message_id: u16,
+        status: u16,
+        sop_class_uid: Uid,
+        sop_instance_uid: Uid,
+    },
+    /// A request that is not understood, or not well enough: to be answered with a failure.
+    UnknownRequest {
+        field: u16,
+        message_id: u16,
+        data_set: bool,
+    },
+    /// A response nobody asked for, or a cancel: to be ignored.
+    Other,
+    /// Says that the request `field` failed.
+    Failure {
+        field: u16,
+        message_id: u16,
+        status: u16,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DimseError {
+    #[error("command set ends inside element (0000,{0:04X})")]
+    Truncated(u16),
+    #[error("command set holds an element of group {0:04X}; only group 0000 is allowed")]
+    ForeignGroup(u16),
+    #[error("command set lacks element (0000,{0:04X}) or gives it the wrong length")]
+    Missing(u16),
+}
+
+impl Command {
+    /// # Errors
+    /// If `bytes` is not a command set that can be answered.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DimseError> {
+        let elements = Elements::parse(bytes)?;
+        let field = elements.number(COMMAND_FIELD)?;
+        let data_set = elements.number(COMMAND_DATA_SET_TYPE)? != NO_DATA_SET;
+        let uids = || {
+            Some((elements.uid(AFFECTED_SOP_CLASS_UID)?, elements.uid(AFFECTED_SOP_INSTANCE_UID)?))
+        };
+        let responded_to = || elements.number(MESSAGE_ID_BEING_RESPONDED_TO);
+        Ok(match field {
+            C_ECHO_RQ if !data_set => {
+                Self::EchoRequest { message_id: elements.number(MESSAGE_ID)? }
+            }
+            C_STORE_RQ if data_set => {
+                let message_id = elements.number(MESSAGE_ID)?;
+                match uids() {
+                    Some((sop_class_uid, sop_instance_uid)) => {
+                        Self::StoreRequest { message_id, sop_class_uid, sop_instance_uid }
+                    }
+                    None => Self::UnknownRequest { field, message_id, data_set },
+                }
+            }
+            0x8030 => {
+                let status = elements.number(STATUS)?;
+                Self::EchoResponse { message_id: responded_to()?, status }
+            }
+            0x8001 => match uids() {
+                Some((sop_class_uid, sop_instance_uid)) => Self::StoreResponse {
+                    message_id: responded_to()?,
+                    status: elements.number(STATUS)?,
+                    sop_class_uid,
+                    sop_instance_uid,
+                },
+                // The UIDs are optional in the response (PS3.7 table 9.3-2).
+                None => Self::Failure {
+                    field,
+                    message_id: responded_to()?,
+                    status: elements.number(STATUS)?,
+                },
+            },
+            C_CANCEL_RQ => Self::Other,
+            field if field & RESPONSE != 0 => Self::Other,
+            field => {
+                Self::UnknownRequest { field, message_id: elements.number(MESSAGE_ID)?, data_set }
+            }
+        })
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        match self {
+            Self::EchoRequest { message_id } => {
+                out.uid(AFFECTED_SOP_CLASS_UID, VERIFICATION);
+                out.number(COMMAND_FIELD, C_ECHO_RQ);
+                out.number(MESSAGE_ID, *message_id);
+                out.number(COMMAND_DATA_SET_TYPE, NO_DATA_SET);
+            }
+            Self::EchoResponse { message_id, status } => {
+                out.uid(AFFECTED_SOP_CLASS_UID, VERIFICATION);
+                out.response(C_ECHO_RQ, *message_id, *status);
+            }
+            Self::StoreRequest { message_id, sop_class_uid, sop_instance_uid } => {
+                out.uid(AFFECTED_SOP_CLASS_UID, sop_class_uid.as_str());
+                out.number(COMMAND_FIELD, C_STORE_RQ);
+                out.number(MESSAGE_ID, *message_id);
+                out.number(PRIORITY, 0); // medium
+                out.number(COMMAND_DATA_SET_TYPE, DATA_SET);
+                out.uid(AFFECTED_SOP_INSTANCE_UID, sop_instance_uid.as_str());
+            }
+            Self::StoreResponse { message_id, status, sop_class_uid, sop_instance_uid } => {
+                out.uid(AFFECTED_SOP_CLASS_UID, sop_class_uid.as_str());
+                out.response(C_STORE_RQ, *message_id, *status);
+                out.uid(AFFECTED_SOP_INSTANCE_UID, sop_instance_uid.as_str());
+            }
+            Self::UnknownRequest { field, message_id, data_set } => {
+                out.number(COMMAND_FIELD, *field);
+                out.number(MESSAGE_ID, *message_id);
+                out.number(COMMAND_DATA_SET_TYPE, if *data_set { DATA_SET } else { NO_DATA_SET });
+            }
+            Self::Failure { field, message_id, status } => {
+                out.response(field & !RESPONSE, *message_id, *status);
+            }
+            Self::Other => {}
+        }
+        out.finish()
+    }
+}
+
+const C_CANCEL_RQ: u16 = 0x0FFF;
+
+struct Elements<'a>(Vec<(u16, &'a [u8])>);
+
+impl<'a> Elements<'a> {
+    fn parse(mut bytes: &'a [u8]) -> Result<Self, DimseError> {
+        let mut elements = Vec::new();
+        while let Some((header, rest)) = bytes.split_first_chunk::<8>() {
+            let [g0, g1, e0, e1, l0, l1, l2, l3] = *header;
+            let (group, element) = (u16::from_le_bytes([g0, g1]), u16::from_le_bytes([e0, e1]));
+            if group != 0 {
+                return Err(DimseError::ForeignGroup(group));
+            }
+            let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+            let (value, rest) =
+                rest.split_at_checked(length).ok_or(DimseError::Truncated(element))?;
+            elements.push((element, value));
+            bytes = rest;
+        }
+        if bytes.is_empty() { Ok(Self(elements)) } else { Err(DimseError::Truncated(0)) }
+    }
+
+    fn value(&self, element: u16) -> Option<&'a [u8]> {
+        self.0.iter().find(|(found, _)| *found == element).map(|(_, value)| *value)
+    }
+
+    fn number(&self, element: u16) -> Result<u16, DimseError> {
+        let value = self.value(element).and_then(|value| <[u8; 2]>::try_from(value).ok());
+        value.map(u16::from_le_bytes).ok_or(DimseError::Missing(element))
+    }
+
+    fn uid(&self, element: u16) -> Option<Uid> {
+        Uid::parse(std::str::from_utf8(self.value(element)?).ok()?).ok()
+    }
+}
+
+#[derive(Default)]
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn element(&mut self, element: u16, value: &[u8]) {
+        self.0.extend_from_slice(&[0, 0]);
+        self.0.extend_from_slice(&element.to_le_bytes());
+        self.0.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.0.extend_from_slice(value);
+    }
+
+    fn number(&mut self, element: u16, value: u16) {
+        self.element(element, &value.to_le_bytes());
+    }
+
+    fn uid(&mut self, element: u16, uid: &str) {
+        let mut value = uid.as_bytes().to_vec();
+        if value.len() % 2 == 1 {
+            value.push(0);
+        }
+        self.element(element, &value);
+    }
+
+    fn response(&mut self, request: u16, message_id: u16, status: u16) {
+        self.number(COMMAND_FIELD, request | RESPONSE);
+        self.number(MESSAGE_ID_BEING_RESPONDED_TO, message_id);
+        self.number(COMMAND_DATA_SET_TYPE, NO_DATA_SET);
+        self.number(STATUS, status);
+    }
+
+    /// Puts `CommandGroupLength` (0000,0000) in front.
+    fn finish(self) -> Vec<u8> {
+        let mut out = Self::default();
+        out.element(0, &(self.0.len() as u32).to_le_bytes());
+        out.0.extend_from_slice(&self.0);
+        out.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn uid() -> impl Strategy<Value = Uid> {
+        any::<u64>().prop_map(|n| Uid::derived(&[&n.to_string()]))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(message_id: u16, status: u16, class in uid(), instance in uid()) {
+            let commands = [
+                Command::EchoRequest { message_id },
+                Command::EchoResponse { message_id, status },
+                Command::StoreRequest {
+                    message_id,
+                    sop_class_uid: class.clone(),
+                    sop_instance_uid: instance.clone(),
+                },
+                Command::StoreResponse {
+                    message_id,
+                    status,
+                    sop_class_uid: class,
+                    sop_instance_uid: instance,
+                },
+                Command::UnknownRequest { field: 0x0020, message_id, data_set: true },
+            ];
+            for command in commands {
+                prop_assert_eq!(Command::parse(&command.encode()), Ok(command));
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = Command::parse(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_command_never_panics(at in 0_usize..100, byte: u8, cut in 0_usize..120) {
+            let mut bytes = Command::StoreRequest {
+                message_id: 7,
+                sop_class_uid: Uid::parse("1.2.840.10008.5.1.4.1.1.4").unwrap(),
+                sop_instance_uid: Uid::parse("1.2.3").unwrap(),
+            }
+            .encode();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(cut);
+            let _ = Command::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_store_request_with_a_bad_uid_can_still_be_answered() {
+        let mut out = Writer::default();
+        out.uid(AFFECTED_SOP_CLASS_UID, "1.2.840.10008.5.1.4.1.1.4");
+        out.number(COMMAND_FIELD, C_STORE_RQ);
+        out.number(MESSAGE_ID, 5);
+        out.number(COMMAND_DATA_SET_TYPE, 0x0102);
+        out.uid(AFFECTED_SOP_INSTANCE_UID, "../../etc/passwd");
+        assert_eq!(
+            Command::parse(&out.finish()),
+            Ok(Command::UnknownRequest { field: C_STORE_RQ, message_id: 5, data_set: true })
+        );
+    }
+}

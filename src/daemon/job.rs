@@ -1,0 +1,32 @@
+use std::path::PathBuf;
+
+use crate::spool::Product;
+
+/// Makes products of a series. One thread owns it and calls it for one job at a time.
+///
+/// A panic inside is caught and fails the job for good.
+pub trait Worker: Send + 'static {
+    /// `files`: the Part-10 files of one series, in order of arrival. The same files must give the same products,
+    /// UIDs and bytes included: a job that was cut off is run again.
+    ///
+    /// # Errors
+    /// Whether trying again may help, and why not if not.
+    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError>;
+}
+
+impl<W: Worker + ?Sized> Worker for Box<W> {
+    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+        (**self).process(files)
+    }
+}
+
+/// The reason is logged and kept with the job: no patient data, no UID.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// The same input will never do, such as a colour series for a grey model.
+    #[error("{0}")]
+    Permanent(String),
+    /// It may pass, such as a lack of memory.
+    #[error("{0}")]
+    Transient(String),
+}

@@ -1,0 +1,362 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use dicom_ul::association::Error;
+use dicom_ul::association::server::AsyncServerAssociation;
+use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, PresentationContextResultReason};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, status};
+use crate::codec::part10;
+use crate::domain::Uid;
+use crate::ingest::{Received, Refusal, Sink};
+use crate::spool::durable::Incoming;
+
+/// Of one object, at most this much is held in memory.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// At a shutdown, how long an idle association may take to end by itself.
+const RELEASE_GRACE: Duration = Duration::from_millis(500);
+
+/// One association, from its acceptance to its end.
+pub(super) struct Session<'a> {
+    association: AsyncServerAssociation<TcpStream>,
+    config: &'a Config,
+    sink: Arc<dyn Sink>,
+    number: u64,
+    message: Message,
+}
+
+/// What of a message has arrived.
+enum Message {
+    /// Fragments of a command set.
+    Command(Vec<u8>),
+    Data(Box<Data>),
+}
+
+/// A data set on its way, and how its request will be answered.
+struct Data {
+    context: u8,
+    message_id: u16,
+    request: Request,
+    /// Bytes of the data set so far.
+    bytes: u64,
+}
+
+enum Request {
+    Store(Object),
+    /// The rest is read and thrown away, then the answer is given.
+    Refused(Command),
+}
+
+struct Object {
+    received: Received,
+    /// Made when the first megabyte is full, or at the end.
+    file: Option<Incoming>,
+    buffer: Vec<u8>,
+}
+
+/// Why an association ends.
+enum End {
+    Released,
+    Aborted,
+    /// This side breaks it off.
+    Abort(&'static str),
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        association: AsyncServerAssociation<TcpStream>,
+        config: &'a Config,
+        sink: Arc<dyn Sink>,
+        number: u64,
+    ) -> Self {
+        Self { association, config, sink, number, message: Message::Command(Vec::new()) }
+    }
+
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let end = loop {
+            if let Err(end) = self.step(&shutdown).await {
+                break end;
+            }
+        };
+        let association = self.number;
+        let released = matches!(end, End::Released);
+        match end {
+            End::Released => {
+                let _ = self.association.send(&Pdu::ReleaseRP).await;
+                tracing::debug!(association, "association released");
+            }
+            End::Aborted => tracing::warn!(association, "association aborted by the peer"),
+            End::Abort(reason) => {
+                tracing::warn!(association, reason, "association broken off");
+                let _ = self.association.abort().await;
+            }
+        }
+        let sink = self.sink;
+        let _ = tokio::task::spawn_blocking(move || sink.association_ended(association, released))
+            .await;
+    }
+
+    /// Takes one PDU.
+    async fn step(&mut self, shutdown: &CancellationToken) -> Result<(), End> {
+        let between_messages = matches!(&self.message, Message::Command(bytes) if bytes.is_empty());
+        let patience =
+            if between_messages { self.config.idle_timeout } else { self.config.read_timeout };
+        let pdu = tokio::select! {
+            biased;
+            pdu = tokio::time::timeout(patience, self.association.receive()) => pdu,
+            () = shutdown.cancelled(), if between_messages => return Err(self.part().await),
+        };
+        match pdu {
+            Err(_) => Err(End::Abort("the peer was silent for too long")),
+            Ok(Ok(Pdu::PData { data })) => {
+                for value in data {
+                    self.take(value).await?;
+                }
+                Ok(())
+            }
+            Ok(Ok(Pdu::ReleaseRQ)) => Err(End::Released),
+            Ok(Ok(Pdu::AbortRQ { .. }) | Err(Error::ConnectionClosed { .. })) => Err(End::Aborted),
+            Ok(Ok(_)) => Err(End::Abort("unexpected PDU")),
+            Ok(Err(error)) => Err(End::Abort(describe(&error))),
+        }
+    }
+
+    /// Shutting down: a peer that has just finished gets the time to release.
+    async fn part(&mut self) -> End {
+        match tokio::time::timeout(RELEASE_GRACE, self.association.receive()).await {
+            Ok(Ok(Pdu::ReleaseRQ)) => End::Released,
+            Ok(Ok(Pdu::AbortRQ { .. }) | Err(_)) => End::Aborted,
+            _ => End::Abort("shutting down"),
+        }
+    }
+
+    async fn take(&mut self, value: PDataValue) -> Result<(), End> {
+        let context = value.presentation_context_id;
+        match (&mut self.message, value.value_type) {
+            (Message::Command(bytes), PDataValueType::Command) => {
+                if bytes.len() + value.data.len() > MAX_COMMAND_BYTES {
+                    return Err(End::Abort("command set too long"));
+                }
+                bytes.extend_from_slice(&value.data);
+                if value.is_last {
+                    let bytes = std::mem::take(bytes);
+                    self.command(context, &bytes).await?;
+                }
+                Ok(())
+            }
+            (Message::Data(data), PDataValueType::Data) if data.context == context => {
+                self.data(&value.data, value.is_last).await
+            }
+            _ => Err(End::Abort("fragments of messages are mixed up")),
+        }
+    }
+
+    async fn command(&mut self, context: u8, bytes: &[u8]) -> Result<(), End> {
+        let command =
+            Command::parse(bytes).map_err(|_| End::Abort("command set not understood"))?;
+        let (message_id, request) = match command {
+            Command::EchoRequest { message_id } => {
+                let answer = Command::EchoResponse { message_id, status: status::SUCCESS };
+                return self.answer(context, &answer).await;
+            }
+            Command::StoreRequest { message_id, sop_class_uid, sop_instance_uid } => {
+                let request = match self.transfer_syntax(context, &sop_class_uid) {
+                    Some(transfer_syntax) => Request::Store(Object {
+                        received: Received {
+                            sop_class_uid,
+                            sop_instance_uid,
+                            transfer_syntax,
+                            association: self.number,
+                        },
+                        file: None,
+                        buffer: Vec::new(),
+                    }),
+                    None => Request::Refused(Command::StoreResponse {
+                        message_id,
+                        status: status::SOP_CLASS_NOT_SUPPORTED,
+                        sop_class_uid,
+                        sop_instance_uid,
+                    }),
+                };
+                (message_id, request)
+            }
+            Command::UnknownRequest { field, message_id, data_set } => {
+                let status = match field {
+                    0x0001 => status::CANNOT_UNDERSTAND, // C-STORE without valid UIDs
+                    _ => status::UNRECOGNIZED_OPERATION,
+                };
+                let answer = Command::Failure { field, message_id, status };
+                if !data_set {
+                    return self.answer(context, &answer).await;
+                }
+                (message_id, Request::Refused(answer))
+            }
+            _ => return Ok(()),
+        };
+        self.message = Message::Data(Box::new(Data { context, message_id, request, bytes: 0 }));
+        Ok(())
+    }
+
+    /// Takes a fragment of a data set; with the last one the object is stored and the request answered.
+    async fn data(&mut self, fragment: &[u8], is_last: bool) -> Result<(), End> {
+        let Message::Data(data) = &mut self.message else {
+            return Err(End::Abort("a data set without a command"));
+        };
+        let limit = self.config.max_object_bytes;
+        data.bytes += fragment.len() as u64;
+        if data.bytes > limit.saturating_mul(2) {
+            return Err(End::Abort("the object does not end"));
+        }
+        if let Request::Store(object) = &mut data.request {
+            let kept = if data.bytes > limit {
+                Err(Refusal::TooLarge { max_object_bytes: limit })
+            } else {
+                object.buffer.extend_from_slice(fragment);
+                if object.buffer.len() >= BUFFER_BYTES && !is_last {
+                    object.write(&self.sink).await
+                } else {
+                    Ok(())
+                }
+            };
+            if let Err(refusal) = kept {
+                data.refuse(self.number, &refusal);
+            }
+        }
+        if !is_last {
+            return Ok(());
+        }
+        let Message::Data(data) =
+            std::mem::replace(&mut self.message, Message::Command(Vec::new()))
+        else {
+            unreachable!("matched above")
+        };
+        let context = data.context;
+        let answer = data.finish(&self.sink, self.number).await;
+        self.answer(context, &answer).await
+    }
+
+    async fn answer(&mut self, context: u8, answer: &Command) -> Result<(), End> {
+        let data = vec![PDataValue {
+            presentation_context_id: context,
+            value_type: PDataValueType::Command,
+            is_last: true,
+            data: answer.encode(),
+        }];
+        let sent = self.association.send(&Pdu::PData { data }).await;
+        sent.map_err(|error| End::Abort(describe(&error)))
+    }
+
+    /// Of an accepted context that is for this SOP class.
+    fn transfer_syntax(&self, context: u8, sop_class_uid: &Uid) -> Option<Uid> {
+        let accepted = self.association.presentation_contexts().iter().find(|negotiated| {
+            negotiated.id == context
+                && negotiated.reason == PresentationContextResultReason::Acceptance
+                && negotiated.abstract_syntax.trim_end_matches('\0') == sop_class_uid.as_str()
+        })?;
+        Uid::parse(&accepted.transfer_syntax).ok()
+    }
+}
+
+impl Data {
+    fn refuse(&mut self, association: u64, refusal: &Refusal) {
+        tracing::warn!(association, %refusal, "object refused");
+        if let Request::Store(object) = &self.request {
+            let answer = object.received.answer(self.message_id, refusal.status());
+            self.request = Request::Refused(answer);
+        }
+    }
+
+    async fn finish(mut self, sink: &Arc<dyn Sink>, association: u64) -> Command {
+        if let Request::Store(object) = &mut self.request {
+            let received = object.received.clone();
+            match object.store(sink).await {
+                Ok(()) => return received.answer(self.message_id, status::SUCCESS),
+                Err(refusal) => self.refuse(association, &refusal),
+            }
+        }
+        match self.request {
+            Request::Refused(answer) => answer,
+            Request::Store(_) => unreachable!("stored or refused above"),
+        }
+    }
+}
+
+impl Object {
+    /// Moves the buffer to the disk.
+    async fn write(&mut self, sink: &Arc<dyn Sink>) -> Result<(), Refusal> {
+        let (sink, received) = (sink.clone(), self.received.clone());
+        let (file, buffer) = (self.file.take(), std::mem::take(&mut self.buffer));
+        let write = move || append(sink.as_ref(), &received, file, &buffer);
+        self.file = Some(blocking(write).await?);
+        Ok(())
+    }
+
+    async fn store(&mut self, sink: &Arc<dyn Sink>) -> Result<(), Refusal> {
+        let (sink, received) = (sink.clone(), self.received.clone());
+        let (file, buffer) = (self.file.take(), std::mem::take(&mut self.buffer));
+        blocking(move || {
+            let file = append(sink.as_ref(), &received, file, &buffer)?.sync()?;
+            sink.store(&received, file)
+        })
+        .await
+    }
+}
+
+impl Received {
+    fn answer(&self, message_id: u16, status: u16) -> Command {
+        Command::StoreResponse {
+            message_id,
+            status,
+            sop_class_uid: self.sop_class_uid.clone(),
+            sop_instance_uid: self.sop_instance_uid.clone(),
+        }
+    }
+}
+
+fn append(
+    sink: &dyn Sink,
+    received: &Received,
+    file: Option<Incoming>,
+    buffer: &[u8],
+) -> Result<Incoming, Refusal> {
+    let mut file = if let Some(file) = file {
+        file
+    } else {
+        let Received { sop_class_uid, sop_instance_uid, transfer_syntax, .. } = received;
+        let mut file = sink.begin()?;
+        file.write(&part10::header(sop_class_uid, sop_instance_uid, transfer_syntax))?;
+        file
+    };
+    file.write(buffer)?;
+    Ok(file)
+}
+
+/// Runs `work` where it may block. A panic in it, as of a parser on hostile bytes, refuses the object.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(Refusal::NotUnderstood("reading it failed")),
+    }
+}
+
+/// Says what went wrong without quoting the peer, as the library's own messages do.
+pub(super) fn describe(error: &Error) -> &'static str {
+    match error {
+        Error::ReceivePdu { .. } => "a PDU could not be read",
+        Error::Rejected { .. } => "rejected: AE title or protocol",
+        Error::Aborted { .. } => "aborted",
+        Error::ConnectionClosed { .. } => "connection closed",
+        Error::WireSend { .. } | Error::WireRead { .. } | Error::SendPdu { .. } => {
+            "connection lost"
+        }
+        Error::Timeout { .. } => "timeout",
+        Error::UnexpectedPdu { .. } | Error::UnknownPdu { .. } => "unexpected PDU",
+        _ => "protocol error",
+    }
+}

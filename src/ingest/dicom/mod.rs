@@ -1,0 +1,13 @@
+//! DICOM storage and verification SCP: C-ECHO and C-STORE (PS3.4 annexes A and B).
+//!
+//! Limits: `max_associations` at once, the next is rejected as transient; PDUs up to `max_pdu_bytes`; objects up
+//! to `max_object_bytes`, streamed to the disk with at most 1 MiB of each in memory; every read has a timeout.
+
+mod association;
+mod config;
+mod serve;
+mod syntaxes;
+
+pub use config::{CalledAeTitle, Completion, Config, OnRelease};
+pub use serve::serve;
+pub use syntaxes::Storage;

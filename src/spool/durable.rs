@@ -1,0 +1,226 @@
+//! Files that are either there in whole, on the disk, or not there at all.
+//!
+//! temp file in the same file system → fsync → rename → fsync of the directory. The spool, the folder
+//! destination and the workstation all write this way.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempPath};
+
+use super::SpoolError;
+
+/// Ends every temp file's name, so that a start after a crash can tell what to remove.
+pub const PART_SUFFIX: &str = ".part";
+
+/// A file that is being written: counts and hashes what goes in. Removed if dropped before `persist`.
+#[derive(Debug)]
+pub struct Incoming {
+    file: NamedTempFile,
+    hash: Sha256,
+    bytes: u64,
+}
+
+/// A whole file, synced to the disk under its temporary name. Removed if dropped before `persist`.
+#[derive(Debug)]
+pub struct Synced {
+    path: TempPath,
+    /// Of the whole file, hexadecimal.
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+impl Incoming {
+    /// # Errors
+    /// If no file can be made in `directory`.
+    pub fn create(directory: &Path) -> Result<Self, SpoolError> {
+        let file = tempfile::Builder::new()
+            .suffix(PART_SUFFIX)
+            .permissions(fs::Permissions::from_mode(0o666)) // less what the umask takes
+            .tempfile_in(directory)
+            .map_err(SpoolError::io("create a temporary file in", directory))?;
+        Ok(Self { file, hash: Sha256::new(), bytes: 0 })
+    }
+
+    /// # Errors
+    /// If the disk refuses.
+    pub fn write(&mut self, data: &[u8]) -> Result<(), SpoolError> {
+        self.file.write_all(data).map_err(SpoolError::io("write", self.file.path()))?;
+        self.hash.update(data);
+        self.bytes += data.len() as u64;
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// # Errors
+    /// If the disk refuses.
+    pub fn sync(self) -> Result<Synced, SpoolError> {
+        self.file.as_file().sync_all().map_err(SpoolError::io("sync", self.file.path()))?;
+        Ok(Synced {
+            path: self.file.into_temp_path(),
+            sha256: hex(&self.hash.finalize()),
+            bytes: self.bytes,
+        })
+    }
+}
+
+impl Synced {
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Renames to `target`, in place of what may be there, and syncs the directory.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn persist(self, target: &Path) -> Result<(), SpoolError> {
+        self.path
+            .persist(target)
+            .map_err(|error| SpoolError::io("rename to", target)(error.error))?;
+        sync_directory(target.parent().unwrap_or(Path::new(".")))
+    }
+
+    /// Persists under `name` in `directory`. The same content already there is left alone; other content
+    /// under that name is kept too, and this one gets a name with a part of its hash.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn persist_beside(self, directory: &Path, name: &str) -> Result<PathBuf, SpoolError> {
+        let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "dcm"));
+        let other = format!("{stem}-{}.{extension}", &self.sha256[..16]);
+        let mut path = self.path;
+        for target in [directory.join(name), directory.join(other)] {
+            match path.persist_noclobber(&target) {
+                Ok(()) => return sync_directory(directory).map(|()| target),
+                Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    if sha256_of_file(&target)? == self.sha256 {
+                        return sync_directory(directory).map(|()| target);
+                    }
+                    path = error.path;
+                }
+                Err(error) => return Err(SpoolError::io("rename to", target)(error.error)),
+            }
+        }
+        let full = directory.join(format!("{stem}-{}.{extension}", self.sha256));
+        path.persist(&full).map_err(|error| SpoolError::io("rename to", &full)(error.error))?;
+        sync_directory(directory).map(|()| full)
+    }
+}
+
+/// Writes `bytes` as a synced temp file in `directory`.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn write(directory: &Path, bytes: &[u8]) -> Result<Synced, SpoolError> {
+    let mut incoming = Incoming::create(directory)?;
+    incoming.write(bytes)?;
+    incoming.sync()
+}
+
+/// Creates `path` and its parents, synced.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn create_directory(path: &Path) -> Result<(), SpoolError> {
+    fs::create_dir_all(path).map_err(SpoolError::io("create", path))?;
+    sync_directory(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// # Errors
+/// If the disk refuses.
+pub fn sync_directory(path: &Path) -> Result<(), SpoolError> {
+    File::open(path).and_then(|d| d.sync_all()).map_err(SpoolError::io("sync directory", path))
+}
+
+/// Removes what a crash left half written in `directory`.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn remove_parts(directory: &Path) -> Result<usize, SpoolError> {
+    let mut removed = 0;
+    let entries = fs::read_dir(directory).map_err(SpoolError::io("list", directory))?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.to_string_lossy().ends_with(PART_SUFFIX) {
+            fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// # Errors
+/// If the file cannot be read.
+pub fn sha256_of_file(path: &Path) -> Result<String, SpoolError> {
+    let mut hash = Sha256::new();
+    let mut file = File::open(path).map_err(SpoolError::io("open", path))?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(SpoolError::io("read", path))? {
+            0 => return Ok(hex(&hash.finalize())),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+/// Whether `name` from outside may be joined to a folder: 1 to 128 letters, digits, `.`, `-`, `_`, not starting
+/// with a dot, not ending like a half-written file.
+#[must_use]
+pub fn is_file_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && !name.starts_with('.')
+        && !name.ends_with(PART_SUFFIX)
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string succeeds");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_content_is_stored_once_and_other_content_is_kept_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = |bytes: &[u8]| {
+            write(folder.path(), bytes).unwrap().persist_beside(folder.path(), "a.dcm")
+        };
+        let first = store(b"one").unwrap();
+        assert_eq!(store(b"one").unwrap(), first);
+        let second = store(b"two").unwrap();
+        assert_ne!(second, first);
+        assert_eq!(store(b"two").unwrap(), second);
+        assert_eq!(fs::read(first).unwrap(), b"one");
+        assert_eq!(fs::read(second).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_dropped_file_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        Incoming::create(folder.path()).unwrap().write(b"half").unwrap();
+        drop(write(folder.path(), b"whole").unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,313 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{JobState, Product, Spool, SpoolError, deliveries, durable, now_ms};
+
+/// Names a job in logs and on the command line. Random: it says nothing about the patient.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct JobId(String);
+
+impl JobId {
+    pub(super) fn from_column(row: &Row<'_>, column: &str) -> rusqlite::Result<Self> {
+        row.get(column).map(Self)
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A job taken by the worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub job: JobId,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// Every accepted object of the series, in order of arrival.
+    pub files: Vec<PathBuf>,
+    /// From ready to claimed.
+    pub queue: Duration,
+}
+
+/// What follows a transient failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    Scheduled,
+    /// The attempts are used up, or a later revision covers the series: the job has failed.
+    GivenUp,
+}
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    pub received: u64,
+    pub ready: u64,
+    pub running: u64,
+    pub quarantined: u64,
+    pub pending_deliveries: u64,
+    pub dead_deliveries: u64,
+}
+
+impl Spool {
+    /// Makes `job` ready if its series was still being received.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn complete(&self, job: &JobId) -> Result<bool, SpoolError> {
+        let changed = self.database().execute(
+            "UPDATE jobs SET state = 'ready', ready_ms = ?2 WHERE id = ?1 AND state = 'received'",
+            params![job.0, now_ms()],
+        )?;
+        Ok(changed > 0)
+    }
+
+    /// Makes every series ready that got nothing for `idle`. Returns how many, and in how long the next one
+    /// will be idle. A clock that was set back makes a series ready early rather than never: a late object
+    /// opens a new revision.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn complete_idle(&self, idle: Duration) -> Result<(usize, Option<Duration>), SpoolError> {
+        let database = self.database();
+        let now = now_ms();
+        let cutoff = now.saturating_sub(i64::try_from(idle.as_millis()).unwrap_or(i64::MAX));
+        let changed = database
+            .prepare_cached(
+                "UPDATE jobs SET state = 'ready', ready_ms = ?1
+                 WHERE state = 'received' AND (last_received_ms <= ?2 OR last_received_ms > ?1)",
+            )?
+            .execute([now, cutoff])?;
+        let oldest: Option<i64> = database
+            .prepare_cached("SELECT min(last_received_ms) FROM jobs WHERE state = 'received'")?
+            .query_row([], |row| row.get(0))?;
+        let wait = oldest
+            .map(|ms| Duration::from_millis(ms.saturating_sub(cutoff).max(1).cast_unsigned()));
+        Ok((changed, wait))
+    }
+
+    /// Takes the oldest ready job, if there is one.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn claim(&self) -> Result<Option<Claim>, SpoolError> {
+        let mut database = self.database();
+        let transaction = database.transaction()?;
+        let now = now_ms();
+        let found = transaction
+            .prepare_cached(
+                "SELECT id, series_uid, attempts, ready_ms FROM jobs
+                 WHERE state = 'ready' AND not_before_ms <= ?1 ORDER BY seq LIMIT 1",
+            )?
+            .query_row([now], |row| {
+                let ready_ms: Option<i64> = row.get("ready_ms")?;
+                let series: String = row.get("series_uid")?;
+                let attempts: u32 = row.get("attempts")?;
+                Ok((JobId::from_column(row, "id")?, series, attempts + 1, ready_ms.unwrap_or(now)))
+            })
+            .optional()?;
+        let Some((job, series, attempt, ready_ms)) = found else { return Ok(None) };
+        let queue_ms = now.saturating_sub(ready_ms).max(0);
+        transaction.execute(
+            "UPDATE jobs SET state = 'running', attempts = ?2, queue_ms = ?3 WHERE id = ?1",
+            params![job.0, attempt, queue_ms],
+        )?;
+        let files = transaction
+            .prepare_cached(
+                "SELECT path FROM instances WHERE series_uid = ?1 AND state = 'accepted' ORDER BY id",
+            )?
+            .query_map([series], |row| row.get::<_, String>(0))?
+            .map(|path| path.map(|path| self.absolute(&path)))
+            .collect::<Result<_, _>>()?;
+        transaction.commit()?;
+        let queue = Duration::from_millis(queue_ms.cast_unsigned());
+        Ok(Some(Claim { job, attempt, files, queue }))
+    }
+
+    /// In how long a ready job that waits for its next attempt may be claimed.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn next_claim(&self) -> Result<Option<Duration>, SpoolError> {
+        let earliest: Option<i64> = self
+            .database()
+            .prepare_cached("SELECT min(not_before_ms) FROM jobs WHERE state = 'ready'")?
+            .query_row([], |row| row.get(0))?;
+        Ok(earliest
+            .map(|ms| Duration::from_millis(ms.saturating_sub(now_ms()).max(0).cast_unsigned())))
+    }
+
+    /// Ends a running job with its products, each to be sent to every one of `destinations`.
+    ///
+    /// # Errors
+    /// If the disk refuses; the job is then still running.
+    pub fn finish(
+        &self,
+        job: &JobId,
+        products: &[Product],
+        destinations: &[String],
+        compute: Duration,
+    ) -> Result<(), SpoolError> {
+        let folder = self.config.directory.join("products");
+        let mut files = Vec::with_capacity(products.len());
+        for product in products {
+            let synced = durable::write(&self.incoming(), &product.bytes)?;
+            let name = format!("{}.dcm", synced.sha256);
+            files.push((product, format!("products/{name}"), synced.sha256.clone()));
+            synced.persist(&folder.join(name))?;
+        }
+        let mut database = self.database();
+        let transaction = database.transaction()?;
+        leave_running(&transaction, job, JobState::Done, None)?;
+        transaction.execute(
+            "UPDATE jobs SET compute_ms = ?2, finished_ms = ?3 WHERE id = ?1",
+            params![job.0, i64::try_from(compute.as_millis()).unwrap_or(i64::MAX), now_ms()],
+        )?;
+        for (product, path, sha256) in &files {
+            for destination in destinations {
+                deliveries::insert(&transaction, job, destination, product, path, sha256)?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Ends a running job that will never give a result.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn fail(&self, job: &JobId, reason: &str) -> Result<(), SpoolError> {
+        let mut database = self.database();
+        let transaction = database.transaction()?;
+        leave_running(&transaction, job, JobState::Failed, Some(reason))?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Puts a running job back after a transient failure, to be claimed again after `delay`.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn retry(&self, job: &JobId, reason: &str, delay: Duration) -> Result<Retry, SpoolError> {
+        let mut database = self.database();
+        let transaction = database.transaction()?;
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        let retry = requeue(&transaction, job, reason, self.config.max_attempts, delay_ms)?;
+        transaction.commit()?;
+        Ok(retry)
+    }
+
+    /// # Errors
+    /// If the database refuses.
+    pub fn count(&self) -> Result<Count, SpoolError> {
+        Ok(self.database().query_row(
+            "SELECT (SELECT count(*) FROM jobs WHERE state = 'received'),
+                    (SELECT count(*) FROM jobs WHERE state = 'ready'),
+                    (SELECT count(*) FROM jobs WHERE state = 'running'),
+                    (SELECT count(*) FROM jobs WHERE state = 'quarantined'),
+                    (SELECT count(*) FROM deliveries WHERE state = 'pending'),
+                    (SELECT count(*) FROM deliveries WHERE state = 'dead')",
+            [],
+            |row| {
+                Ok(Count {
+                    received: row.get(0)?,
+                    ready: row.get(1)?,
+                    running: row.get(2)?,
+                    quarantined: row.get(3)?,
+                    pending_deliveries: row.get(4)?,
+                    dead_deliveries: row.get(5)?,
+                })
+            },
+        )?)
+    }
+}
+
+/// The job a new object of `series` belongs to: the one that has not started, or a new revision.
+/// `state` is `Received` for an accepted object, `Quarantined` for a contradictory one.
+pub(super) fn open_job(
+    connection: &Connection,
+    series: &str,
+    now: i64,
+    state: JobState,
+) -> Result<JobId, SpoolError> {
+    let open = connection
+        .prepare_cached(
+            "SELECT id FROM jobs WHERE series_uid = ?1 AND state IN ('received', 'ready', 'quarantined')
+             ORDER BY revision DESC LIMIT 1",
+        )?
+        .query_row([series], |row| JobId::from_column(row, "id"))
+        .optional()?;
+    let reason = (state == JobState::Quarantined)
+        .then_some("two objects with one SOP Instance UID and different content");
+    if let Some(job) = open {
+        connection.execute(
+            "UPDATE jobs SET last_received_ms = ?2, reason = coalesce(?4, reason),
+                    state = CASE WHEN ?3 = 'quarantined' THEN ?3 ELSE state END
+             WHERE id = ?1",
+            params![job.0, now, state, reason],
+        )?;
+        return Ok(job);
+    }
+    Ok(connection.query_row(
+        "INSERT INTO jobs (series_uid, revision, state, reason, last_received_ms)
+         VALUES (?1, 1 + (SELECT coalesce(max(revision), 0) FROM jobs WHERE series_uid = ?1), ?2, ?3, ?4)
+         RETURNING id",
+        params![series, state, reason, now],
+        |row| JobId::from_column(row, "id"),
+    )?)
+}
+
+pub(super) fn requeue(
+    connection: &Connection,
+    job: &JobId,
+    reason: &str,
+    max_attempts: u32,
+    delay_ms: i64,
+) -> Result<Retry, SpoolError> {
+    let (attempts, superseded): (u32, bool) = connection.query_row(
+        "SELECT attempts, EXISTS (SELECT 1 FROM jobs later WHERE later.series_uid = jobs.series_uid
+                                  AND later.revision > jobs.revision)
+         FROM jobs WHERE id = ?1",
+        [&job.0],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    if superseded || attempts >= max_attempts {
+        leave_running(connection, job, JobState::Failed, Some(reason))?;
+        return Ok(Retry::GivenUp);
+    }
+    leave_running(connection, job, JobState::Ready, Some(reason))?;
+    connection.execute(
+        "UPDATE jobs SET not_before_ms = ?2 WHERE id = ?1",
+        params![job.0, now_ms().saturating_add(delay_ms)],
+    )?;
+    Ok(Retry::Scheduled)
+}
+
+fn leave_running(
+    connection: &Connection,
+    job: &JobId,
+    state: JobState,
+    reason: Option<&str>,
+) -> Result<(), SpoolError> {
+    let changed = connection.execute(
+        "UPDATE jobs SET state = ?2, reason = ?3 WHERE id = ?1 AND state = 'running'",
+        params![job.0, state, reason],
+    )?;
+    if changed == 0 {
+        let found: JobState =
+            connection.query_row("SELECT state FROM jobs WHERE id = ?1", [&job.0], |r| r.get(0))?;
+        return Err(SpoolError::JobState {
+            job: job.0.clone(),
+            state: found.as_str(),
+            wanted: JobState::Running.as_str(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Images in: dcmtk's programs against the daemon.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cdal::daemon::Drained;
+use cdal::deliver;
+use cdal::domain::Uid;
+use cdal::ingest::dicom::OnRelease;
+
+use crate::support::daemon::{Running, settings};
+use crate::support::dicom::{self, MR_IMAGE_STORAGE, files, series};
+use crate::support::process::{dcmtk, store};
+use crate::support::wait_for;
+use crate::support::worker::Stand;
+
+const QUICK: Stand = Stand { compute: Duration::ZERO };
+
+#[test]
+fn echoscu_is_answered_and_a_wrong_ae_title_rejected() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder.path().join("spool"), Vec::new());
+    settings.ingest.dicom.allow = vec!["SCANNER".to_owned()];
+    let daemon = Running::start(settings, QUICK);
+    let echo = |options: &[&str]| dcmtk("echoscu", daemon.address(), options, &[]);
+    assert!(echo(&["-aet", "SCANNER"]).status.success());
+    let output = echo(&["-aet", "STRANGER"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Calling AE Title Not Recognized"));
+    let output = echo(&["-aet", "SCANNER", "-aec", "SOMEONE"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Called AE Title Not Recognized"));
+}
+
+#[test]
+fn a_series_becomes_one_product_in_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let destination = deliver::Config::folder("disk", &out);
+    let daemon = Running::start(settings(&folder.path().join("spool"), vec![destination]), QUICK);
+    let images = series(folder.path(), "a", 5);
+    store(daemon.address(), &images);
+    store(daemon.address(), &images[..2]); // the same again: no second job
+    let product = wait_for("the product", || files(&out).pop());
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(files(&out), [product]);
+    let health = *daemon.daemon().health().borrow();
+    assert_eq!((health.jobs_done, health.jobs_failed), (1, 0));
+    assert_eq!(daemon.stop(), Drained::Completely);
+
+    // The datasets are kept as they came.
+    let mut kept: Vec<_> = files(&folder.path().join("spool/instances"))
+        .iter()
+        .map(|file| dicom::dataset(file))
+        .collect();
+    let mut sent: Vec<_> = images.iter().map(|file| dicom::dataset(file)).collect();
+    kept.sort();
+    sent.sort();
+    assert!(kept == sent, "the datasets differ");
+}
+
+#[test]
+fn a_release_or_an_expected_count_completes_a_series_without_waiting() {
+    for by_count in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let destination = deliver::Config::folder("disk", &out);
+        let mut settings = settings(&folder.path().join("spool"), vec![destination]);
+        let completion = &mut settings.ingest.dicom.completion;
+        completion.idle = Duration::from_hours(1);
+        if by_count {
+            completion.instances = Some(3);
+        } else {
+            completion.on_release = OnRelease::Complete;
+        }
+        let daemon = Running::start(settings, QUICK);
+        store(daemon.address(), &series(folder.path(), "a", 3));
+        wait_for("the product", || files(&out).pop());
+    }
+}
+
+#[test]
+fn too_many_associations_are_rejected_as_transient() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder.path().join("spool"), Vec::new());
+    settings.ingest.dicom.max_associations = 1;
+    let daemon = Running::start(settings, QUICK);
+    let first = TcpStream::connect(daemon.address()).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let output = dcmtk("echoscu", daemon.address(), &[], &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(text.contains("Rejected Transient") && text.contains("Local Limit Exceeded"), "{text}");
+    drop(first);
+    wait_for("a free place", || {
+        dcmtk("echoscu", daemon.address(), &[], &[]).status.success().then_some(())
+    });
+}
+
+#[test]
+fn other_content_under_a_known_uid_is_kept_but_not_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let destination = deliver::Config::folder("disk", &out);
+    let daemon = Running::start(settings(&folder.path().join("spool"), vec![destination]), QUICK);
+    let (sop, series) = (Uid::derived(&["one"]), Uid::derived(&["series"]));
+    let files: Vec<PathBuf> = [1, 2]
+        .map(|content| {
+            let path = folder.path().join(format!("{content}.dcm"));
+            let bytes = dicom::image(MR_IMAGE_STORAGE, &sop, &series, content, 16);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        })
+        .to_vec();
+    store(daemon.address(), &files);
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(dicom::files(&out).is_empty());
+    assert_eq!(dicom::files(&folder.path().join("spool/instances")).len(), 2);
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_with_a_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut small = settings(&folder.path().join("small"), Vec::new());
+    small.ingest.dicom.max_object_bytes = 2048;
+    let daemon = Running::start(small, QUICK);
+    let sop = Uid::derived(&["large"]);
+    let large = folder.path().join("large.dcm");
+    std::fs::write(&large, dicom::image(MR_IMAGE_STORAGE, &sop, &sop, 0, 32)).unwrap();
+    let output = dcmtk("storescu", daemon.address(), &["-R"], &[large]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("OutOfResources"), "{text}");
+    assert_eq!(files(&folder.path().join("small/instances")).len(), 0);
+    drop(daemon);
+
+    let mut full = settings(&folder.path().join("full"), Vec::new());
+    full.spool.min_free_bytes = u64::MAX;
+    let daemon = Running::start(full, QUICK);
+    let output = dcmtk("echoscu", daemon.address(), &[], &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("Rejected Transient") && text.contains("Temporary Congestion"), "{text}");
+}
+
+#[test]
+fn garbage_and_half_objects_leave_the_daemon_serving_and_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Running::start(settings(&folder.path().join("spool"), Vec::new()), QUICK);
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[1, 0, 255, 255, 255, 255, 0, 0], &[4; 4096]] {
+        let mut stream = TcpStream::connect(daemon.address()).unwrap();
+        stream.write_all(garbage).unwrap();
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    assert!(dcmtk("echoscu", daemon.address(), &[], &[]).status.success());
+    let incoming = folder.path().join("spool/incoming");
+    wait_for("no temporary file", || {
+        (std::fs::read_dir(&incoming).unwrap().count() == 0).then_some(())
+    });
+}

@@ -1,0 +1,35 @@
+//! A worker without a model.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cdal::daemon::{JobError, Product, Worker};
+use cdal::domain::Uid;
+
+use super::dicom::{EXPLICIT_VR_LITTLE_ENDIAN, SEGMENTATION_STORAGE, image, uid};
+
+/// Makes one small object of the segmentation class per series; its UID and pixels follow from the files.
+pub struct Stand {
+    /// How long it pretends to compute.
+    pub compute: Duration,
+}
+
+impl Worker for Stand {
+    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+        std::thread::sleep(self.compute);
+        let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap_or_default()).collect();
+        Ok(vec![product(&format!("{names:?}"), files.len() as u16)])
+    }
+}
+
+pub fn product(seed: &str, instance: u16) -> Product {
+    let sop = Uid::derived(&["product", seed]);
+    Product {
+        name: format!("{sop}.dcm"),
+        sop_class_uid: uid(SEGMENTATION_STORAGE),
+        transfer_syntax: uid(EXPLICIT_VR_LITTLE_ENDIAN),
+        bytes: image(SEGMENTATION_STORAGE, &sop, &Uid::derived(&["products"]), instance, 64),
+        sop_instance_uid: sop,
+        summary: format!("{instance} objects"),
+    }
+}
