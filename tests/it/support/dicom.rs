@@ -107,6 +107,8 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
+    // A half-written file may hold a whole object just before it gets its name.
+    files.retain(|path: &PathBuf| path.extension().is_none_or(|extension| extension != "part"));
     files.retain(|path: &PathBuf| {
         std::fs::read(path).is_ok_and(|bytes| part10::dataset(&bytes).is_ok_and(|d| !d.is_empty()))
     });
