@@ -58,7 +58,8 @@ impl Worker for SegmentWorker {
         cases
             .iter()
             .map(|case| {
-                let outcome = self.segmenter.segment(&case.volume, &self.request).map_err(failed)?;
+                let outcome =
+                    self.segmenter.segment(&case.volume, &self.request).map_err(failed)?;
                 self.product(case, &outcome)
             })
             .collect()
