@@ -1,6 +1,10 @@
 //! One binary for all integration tests; each file is a theme. Real sockets, real processes, real files.
 
+mod codec_damage;
+mod codec_dicom;
+mod codec_nifti;
 mod codec_samples;
+mod codec_seg;
 mod config;
 mod crash;
 mod delivery;
@@ -11,4 +15,5 @@ mod sampler;
 mod scripts;
 mod serial;
 mod support;
+mod synthetic;
 mod workstation;
