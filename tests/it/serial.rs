@@ -44,7 +44,7 @@ impl Shelf {
         std::thread::spawn(move || {
             let mut receiver = Receiver::new(move |name, bytes| {
                 shelf.store(name, bytes);
-                Ok(())
+                Ok::<(), String>(())
             });
             let _ = receiver.run(&mut line, &stop);
         })
