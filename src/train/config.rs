@@ -15,6 +15,8 @@ pub struct Config {
     pub python: PathBuf,
     pub model: Model,
     pub data: Data,
+    #[serde(default)]
+    pub augmentation: Augmentation,
     pub optimiser: Optimiser,
     pub card: Card,
 }
@@ -40,6 +42,23 @@ pub struct Model {
 pub enum Data {
     /// A new phantom for every few slices, seeds counting up from `first_seed`.
     Phantom { first_seed: u64, validation_first_seed: u64, validation_cases: u64 },
+    /// `folder/images` and `folder/labels` with equal stems, NIfTI; `split` names the stems to train on and
+    /// to validate on: {"train": […], "val": […]}.
+    Pairs { folder: PathBuf, split: PathBuf, validation_cases: usize },
+}
+
+/// How much a slice is changed before it is learned from; each is the half-width of a uniform draw.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augmentation {
+    pub rotation_degrees: f32,
+    /// Share of the size: 0.2 scales by 0.8 to 1.2.
+    pub scale: f32,
+    pub shift_pixels: f32,
+    /// Of the logarithm of gamma: 0.3 gives gammas from 0.74 to 1.35.
+    pub gamma: f32,
+    /// Standard deviation of added noise, in normalised units.
+    pub noise: f32,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -103,6 +122,10 @@ impl Config {
         for relative in [&mut config.run_folder, &mut config.python, &mut config.model.parameters]
             .into_iter()
             .chain(config.model.checkpoint.as_mut())
+            .chain(match &mut config.data {
+                Data::Pairs { folder, split, .. } => vec![folder, split],
+                Data::Phantom { .. } => vec![],
+            })
         {
             *relative = folder.join(&*relative);
         }

@@ -2,13 +2,16 @@
 //! what makes a resumed run the same as one that was never stopped.
 
 use std::{
-    sync::mpsc::{Receiver, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
     thread,
 };
 
 use ndarray::{Array1, Array2, Array3, Array4, Axis, s};
 
-use super::{Data, TrainError};
+use super::{Augmentation, Config, Data, TrainError, augment::augment, pairs};
 use crate::{
     bundle::{self, Manifest, Prepared},
     domain::Volume,
@@ -40,49 +43,111 @@ pub struct Example {
     pub prepared: Prepared,
     /// [D, H, W] on the working grid; padding is background.
     pub working_truth: Array3<u8>,
+    /// Numbers of the crops that show a label.
+    telling: Vec<usize>,
 }
 
 /// All that a batch depends on.
 #[derive(Debug, Clone)]
 pub struct Batches {
-    pub manifest: Manifest,
-    pub data: Data,
-    pub seed: u64,
-    pub size: usize,
-    /// Steps of the whole run; the stream of [`Batches::stream`] ends there.
-    pub steps: u64,
+    manifest: Manifest,
+    source: Arc<Source>,
+    augmentation: Augmentation,
+    seed: u64,
+    size: usize,
+    steps: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Phantom { first_seed: u64 },
+    Cached { training: Vec<Example> },
 }
 
 /// Slices taken of one generated case.
 const SLICES_OF_A_CASE: usize = 4;
 
 impl Batches {
+    /// Batches and the cases to validate on, as the run's configuration says.
+    ///
+    /// # Errors
+    /// If a case cannot be read, does not suit the model, or has a label that the model does not know.
+    pub fn open(config: &Config, manifest: Manifest) -> Result<(Self, Vec<Example>), TrainError> {
+        let (source, validation) = match &config.data {
+            Data::Phantom { first_seed, validation_first_seed: first, validation_cases } => {
+                let validation = (*first..first + validation_cases)
+                    .map(|seed| example(&manifest, phantom(seed).into()))
+                    .collect::<Result<_, _>>()?;
+                (Source::Phantom { first_seed: *first_seed }, validation)
+            }
+            Data::Pairs { folder, split, validation_cases } => {
+                let (train, mut validate) = pairs::split(split)?;
+                validate.truncate(*validation_cases);
+                let read = |stems: Vec<String>| -> Result<Vec<Example>, TrainError> {
+                    stems
+                        .iter()
+                        .map(|stem| example(&manifest, pairs::read(&manifest, folder, stem)?))
+                        .collect()
+                };
+                (Source::Cached { training: read(train)? }, read(validate)?)
+            }
+        };
+        let batches = Self {
+            manifest,
+            source: Arc::new(source),
+            augmentation: config.augmentation,
+            seed: config.model.seed,
+            size: config.optimiser.batch,
+            steps: config.optimiser.steps,
+        };
+        Ok((batches, validation))
+    }
+
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
     /// The batch of a step.
     ///
     /// # Errors
-    /// If a case does not suit the model.
+    /// If a generated case does not suit the model.
     pub fn batch(&self, schedule: &Schedule, step: u64) -> Result<Batch, TrainError> {
-        let Data::Phantom { first_seed, .. } = self.data;
         let noise = Philox::new(self.seed, step);
-        let cases = self.size.div_ceil(SLICES_OF_A_CASE);
-        let mut choice = vec![0.0_f32; 2 * self.size];
-        noise.fill(0, 0, Draw::Latent(0), &mut choice);
-        let (mut images, mut targets) = (Vec::new(), Vec::new());
-        for case in 0..cases {
-            let example =
-                self.example(phantom(first_seed + step * cases as u64 + case as u64).into())?;
-            let count = SLICES_OF_A_CASE.min(self.size - images.len());
-            for _ in 0..count {
-                let crop = example.choose(&choice[2 * images.len()..]);
-                images.push(example.prepared.pixels(crop).index_axis(Axis(0), 0).to_owned());
-                targets.push(one_hot(&example.label(crop), self.manifest.network.label_channels));
+        let mut slices = Vec::with_capacity(self.size);
+        match self.source.as_ref() {
+            Source::Phantom { first_seed } => {
+                let cases = self.size.div_ceil(SLICES_OF_A_CASE) as u64;
+                for case in 0..cases {
+                    let seed = first_seed + step * cases + case;
+                    let example = example(&self.manifest, phantom(seed).into())?;
+                    for _ in 0..SLICES_OF_A_CASE.min(self.size - slices.len()) {
+                        slices.push(self.slice(&example, noise, slices.len()));
+                    }
+                }
+            }
+            Source::Cached { training } => {
+                for number in 0..self.size {
+                    let [which] = uniforms(noise, number, CASE);
+                    let example = &training[index(which, training.len())];
+                    slices.push(self.slice(example, noise, number));
+                }
             }
         }
+        let (images, targets): (Vec<_>, Vec<_>) = slices.into_iter().unzip();
         let stack = |parts: &[Array3<f32>]| {
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
             ndarray::stack(Axis(0), &views).expect("slices share one shape")
         };
         Ok(self.noised(schedule, noise, stack(&images), stack(&targets)))
+    }
+
+    /// Image [C, H, W] and label [L, H, W] of a slice of a case, augmented by draw `number` of the step.
+    fn slice(&self, example: &Example, noise: Philox, number: usize) -> (Array3<f32>, Array3<f32>) {
+        let [telling, which] = uniforms(noise, number, SLICE);
+        let crop = example.choose(telling, which);
+        let (image, label) = augment(&self.augmentation, example, crop, noise, number);
+        (image, one_hot(&label, self.manifest.network.label_channels))
     }
 
     /// Draws t and the forward pair, x_t = a_cum\[t\]·x_0 + σ_cum\[t\]·ε, x_{t+1} = a\[t+1\]·x_t + σ\[t+1\]·ε'.
@@ -99,9 +164,8 @@ impl Batches {
         let pixels = target.len() / self.size;
         let (mut first, mut second) = (vec![0.0; pixels], vec![0.0; pixels]);
         for (n, mut x) in x.axis_iter_mut(Axis(0)).enumerate() {
-            let mut uniform = [0.0; 1];
-            noise.fill(n, 1, Draw::Latent(0), &mut uniform);
-            let step = unit(uniform[0], schedule.steps());
+            let [uniform] = uniforms(noise, n, TIME);
+            let step = index(uniform, schedule.steps());
             t[n] = step as i64;
             noise.fill(n, 2, Draw::Start, &mut first);
             noise.fill(n, 3, Draw::Start, &mut second);
@@ -129,31 +193,31 @@ impl Batches {
         });
         batches
     }
+}
 
-    /// The cases that are validated on.
-    ///
-    /// # Errors
-    /// If a case does not suit the model.
-    pub fn validation(&self) -> Result<Vec<Example>, TrainError> {
-        let Data::Phantom { validation_first_seed, validation_cases, .. } = self.data;
-        (0..validation_cases)
-            .map(|n| self.example(phantom(validation_first_seed + n).into()))
-            .collect()
-    }
-
-    fn example(&self, (volume, truth): (Volume, Array3<u8>)) -> Result<Example, TrainError> {
-        let prepared = bundle::prepare(&self.manifest, &volume)?;
-        let labels = truth.view().insert_axis(Axis(0)).to_owned();
-        let (oriented, _) = bundle::to_canonical(&self.manifest, &labels, volume.geometry.as_ref());
-        let [d, h, w] = prepared.grid.working;
-        let [a, b, c] = prepared.grid.offset;
-        let mut working_truth = Array3::zeros((d, h, w));
-        let (_, d, h, w) = oriented.dim();
-        working_truth
-            .slice_mut(s![a..a + d, b..b + h, c..c + w])
-            .assign(&oriented.index_axis(Axis(0), 0));
-        Ok(Example { volume, truth, prepared, working_truth })
-    }
+fn example(
+    manifest: &Manifest,
+    (volume, truth): (Volume, Array3<u8>),
+) -> Result<Example, TrainError> {
+    let prepared = bundle::prepare(manifest, &volume)?;
+    let labels = truth.view().insert_axis(Axis(0)).to_owned();
+    let (oriented, _) = bundle::to_canonical(manifest, &labels, volume.geometry.as_ref());
+    let [d, h, w] = prepared.grid.working;
+    let [a, b, c] = prepared.grid.offset;
+    let mut working_truth = Array3::zeros((d, h, w));
+    let (_, d, h, w) = oriented.dim();
+    working_truth
+        .slice_mut(s![a..a + d, b..b + h, c..c + w])
+        .assign(&oriented.index_axis(Axis(0), 0));
+    let crops = &prepared.crops;
+    let size = prepared.size;
+    let shows = |crop: &bundle::Crop| {
+        let rows = crop.row..crop.row + size[0];
+        let columns = crop.column..crop.column + size[1];
+        working_truth.slice(s![crop.slice, rows, columns]).iter().any(|&value| value > 0)
+    };
+    let telling = (0..crops.len()).filter(|&n| shows(&crops[n])).collect();
+    Ok(Example { volume, truth, prepared, working_truth, telling })
 }
 
 impl From<crate::phantom::Phantom> for (Volume, Array3<u8>) {
@@ -163,24 +227,14 @@ impl From<crate::phantom::Phantom> for (Volume, Array3<u8>) {
 }
 
 impl Example {
-    /// A crop by two normal numbers: five in six show the structure, where there is one.
-    fn choose(&self, normals: &[f32]) -> bundle::Crop {
+    /// A crop by two uniform numbers: five in six show the structure, where there is one.
+    fn choose(&self, telling: f64, which: f64) -> bundle::Crop {
         let crops = &self.prepared.crops;
-        let telling: Vec<_> =
-            crops.iter().filter(|crop| self.label(**crop).iter().any(|&value| value > 0)).collect();
-        if telling.is_empty() || unit(normals[1], 6) == 0 {
-            crops[unit(normals[0], crops.len())]
+        if self.telling.is_empty() || telling < 1.0 / 6.0 {
+            crops[index(which, crops.len())]
         } else {
-            *telling[unit(normals[0], telling.len())]
+            crops[self.telling[index(which, self.telling.len())]]
         }
-    }
-
-    /// [H, W] label values of a crop.
-    fn label(&self, crop: bundle::Crop) -> ndarray::Array2<u8> {
-        let [h, w] = self.prepared.size;
-        self.working_truth
-            .slice(s![crop.slice, crop.row..crop.row + h, crop.column..crop.column + w])
-            .to_owned()
     }
 }
 
@@ -192,8 +246,21 @@ fn one_hot(label: &Array2<u8>, channels: usize) -> Array3<f32> {
     })
 }
 
-/// A normal number to a uniform choice among `count`.
-fn unit(normal: f32, count: usize) -> usize {
-    let share = 0.5 * libm::erfc(-f64::from(normal) / std::f64::consts::SQRT_2);
-    ((share * count as f64) as usize).min(count - 1)
+/// What uniform draws of a step are for; the votes of the noise below 8 are the normal draws.
+const CASE: usize = 8;
+const SLICE: usize = 9;
+const TIME: usize = 10;
+pub(super) const AUGMENT: usize = 11;
+pub(super) const GRAIN: usize = 12;
+
+/// Uniform numbers in (0, 1) for slice `number` of a step.
+pub(super) fn uniforms<const N: usize>(noise: Philox, number: usize, purpose: usize) -> [f64; N] {
+    let mut normals = [0.0_f32; N];
+    noise.fill(number, purpose, Draw::Start, &mut normals);
+    normals.map(|normal| 0.5 * libm::erfc(-f64::from(normal) / std::f64::consts::SQRT_2))
+}
+
+/// A uniform number to one of `count`.
+fn index(uniform: f64, count: usize) -> usize {
+    ((uniform * count as f64) as usize).min(count - 1)
 }

@@ -4,13 +4,15 @@
 //! the generator on the denoising error: MSE(x_0, G(x_{t+1}, t, I, z)). Invariants: a run that is killed and
 //! resumed takes the same steps as one that was not; a checkpoint is whole or absent. Called by `cli`.
 
+mod augment;
 mod config;
 mod data;
+mod pairs;
 mod run;
 mod session;
 mod tools;
 
-pub use config::{Card, Config, Data, Model, Optimiser};
+pub use config::{Augmentation, Card, Config, Data, Model, Optimiser};
 pub use data::{Batch, Batches, Example};
 pub use run::{Progress, train};
 pub use session::{Inputs, TrainingSession};
@@ -26,6 +28,8 @@ pub enum TrainError {
     Runtime(String),
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
+    #[error(transparent)]
+    Codec(#[from] crate::codec::CodecError),
     #[error(transparent)]
     Bundle(#[from] crate::bundle::BundleError),
     #[error("cdal_onnx {command} failed: {reason}")]

@@ -150,18 +150,13 @@ impl<'a> Run<'a> {
         } else {
             (State { step: 0, best_dice: 0.0 }, session.parameters()?)
         };
-        let batches = Batches {
-            manifest: manifest.clone(),
-            data: config.data.clone(),
-            seed: config.model.seed,
-            size: config.optimiser.batch,
-            steps: config.optimiser.steps,
-        };
+        let schedule = manifest.diffusion.schedule();
+        let (batches, validation) = Batches::open(config, manifest)?;
         Ok(Self {
             config,
             session,
-            schedule: manifest.diffusion.schedule(),
-            validation: batches.validation()?,
+            schedule,
+            validation,
             batches,
             average,
             names: tensor_names(&artifacts.join("parameters.safetensors"))?,
@@ -190,7 +185,7 @@ impl<'a> Run<'a> {
     }
 
     fn dice(&mut self) -> Result<Vec<f64>, TrainError> {
-        let manifest = &self.batches.manifest;
+        let manifest = self.batches.manifest();
         let labels = manifest.labels.len();
         let mut sums = vec![0.0; labels];
         for example in &self.validation {

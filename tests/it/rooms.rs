@@ -15,7 +15,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("segmenter", &["bundle", "engine", "sampler"]),
     ("ingest", &["codec", "spool"]),
     ("deliver", &["codec", "spool"]),
-    ("train", &["bundle", "engine", "phantom", "sampler"]),
+    ("train", &["bundle", "codec", "engine", "phantom", "sampler"]),
     ("daemon", &["bundle", "codec", "deliver", "engine", "ingest", "segmenter", "spool"]),
     ("config", &["daemon", "deliver", "engine", "ingest", "spool"]),
     (
