@@ -23,6 +23,7 @@ def main() -> int:
     export.add_argument("--weights", default="imported checkpoint", help="where the weights come from")
     export.add_argument("--data", default="not stated", help="what they were trained on")
     export.add_argument("--licence", default="not stated; ask whoever gave you the checkpoint")
+    export.add_argument("--half-weights", action="store_true", help="store weights as float16; arithmetic stays float32")
     export.add_argument("--notes", type=Path, help="Markdown to add to the model card")
     export.add_argument("--out", required=True, type=Path)
 
@@ -67,7 +68,7 @@ def _export(a: argparse.Namespace) -> int:
 
     card = export.Card(a.name or a.preset, a.model_version, a.weights, a.data, a.licence,
                        a.notes.read_text() if a.notes else "")
-    export.write(weights.load(a.checkpoint), parameters.load(a.parameters), a.preset, card, a.out)
+    export.write(weights.load(a.checkpoint), parameters.load(a.parameters), a.preset, card, a.out, a.half_weights)
     print(a.out)
     return 0
 

@@ -70,12 +70,14 @@ def refuse_misfit(preset: str, p: Parameters) -> None:
                       f"describe {found[0]} (dataset) and {found[1]} (num_channels); choose another preset")
 
 
-def write(state: dict[str, np.ndarray], p: Parameters, preset: str, card: Card, out: Path) -> None:
+def write(state: dict[str, np.ndarray], p: Parameters, preset: str, card: Card, out: Path,
+          half_weights: bool = False) -> None:
     """Writes the bundle folder `out`, which must not exist."""
     refuse_misfit(preset, p)
     if out.exists():
         raise Refused(f"{out}: already exists; choose another folder or remove it")
-    condition, denoiser = InferenceGraph(state), InferenceGraph(state)
+    condition = InferenceGraph(state, half_weights=half_weights)
+    denoiser = InferenceGraph(state, half_weights=half_weights)
     condition_graph(condition, p)
     denoiser_graph(denoiser, p)
     unused = set(state) - condition.used - denoiser.used
@@ -105,7 +107,7 @@ licence = {json.dumps(card.licence)}
 exporter = "cdal_onnx {__version__}"
 """).encode()
     parameters = sum(value.size for value in state.values())
-    files["MODEL_CARD.md"] = model_card(preset, p, card, parameters).encode()
+    files["MODEL_CARD.md"] = model_card(preset, p, card, parameters, half_weights).encode()
 
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=".bundle-"))
@@ -150,7 +152,7 @@ def golden(files: dict[str, bytes], p: Parameters) -> dict[str, np.ndarray]:
     return {"image": np.ascontiguousarray(image), "x_init": x_init, "z": z, "noise": noise, "mean": mean}
 
 
-def model_card(preset: str, p: Parameters, card: Card, parameters: int) -> str:
+def model_card(preset: str, p: Parameters, card: Card, parameters: int, half_weights: bool) -> str:
     return f"""# {card.name} {card.version}
 
 A cDAL generator (conditional diffusion with spatial attention and latent embedding, MICCAI 2024) for the
@@ -159,7 +161,7 @@ A cDAL generator (conditional diffusion with spatial attention and latent embedd
 | | |
 |---|---|
 | input | {p.image_channels} channel(s), {p.image_size} x {p.image_size} pixels |
-| parameters | {parameters:,} |
+| parameters | {parameters:,}{", stored as float16, computed in float32" if half_weights else ""} |
 | time-steps T | {p.num_timesteps} |
 | latent nz | {p.nz} |
 | weights | {card.weights} |

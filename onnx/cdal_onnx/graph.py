@@ -193,7 +193,27 @@ class Graph:
 
 
 class InferenceGraph(Graph):
-    """Folded and provider-neutral."""
+    """Folded and provider-neutral.
+
+    With `half_weights` the parameters are stored as float16 and widened when a session is made: the file is half
+    as large, the arithmetic stays float32.
+    """
+
+    def __init__(self, *arguments, half_weights: bool = False):
+        super().__init__(*arguments)
+        self.half_weights = half_weights
+        self.widened: dict[str, str] = {}
+
+    def constant(self, value: np.ndarray, name: str | None = None) -> str:
+        is_parameter = name is not None and value.dtype == np.float32 and value.size >= 64
+        if not (self.half_weights and is_parameter):
+            return super().constant(value, name)
+        if name not in self.widened:
+            if abs(value).max() > np.finfo(np.float16).max:
+                raise Refused(f"checkpoint tensor {name!r} does not fit float16; export it with float32 weights")
+            stored = super().constant(value.astype(np.float16), name)
+            self.widened[name] = self.op("Cast", stored, to=TensorProto.FLOAT)
+        return self.widened[name]
 
     def normalise(self, x: Map, groups: int, epsilon: float) -> Map:
         flat = self.op("Reshape", x.name, self.ints(0, groups, -1))

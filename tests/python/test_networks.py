@@ -60,6 +60,19 @@ class Generators(unittest.TestCase):
                     self.assertLess(abs(split - expected).max(), 1e-4, (model, dialect, step))
                     self.assertLess(abs(unsplit - expected).max(), 1e-4, (model, dialect, step))
 
+    def test_half_weights_halve_the_file_and_hardly_move_the_result(self):
+        model = "hippocampus_small"
+        p = parameters.load(reference(model, "parameters.json"))
+        state = weights.load(reference(model, "generator.safetensors"))
+        recorded = load_file(reference(model, "forward.safetensors"))
+        half = generator_graph(InferenceGraph(state, half_weights=True), p)
+        size = len(half.model("half").SerializeToString())
+        whole = len(generator_graph(InferenceGraph(state), p).model("whole").SerializeToString())
+        self.assertLess(size / whole, 0.6)
+        given = {"x": recorded["x"], "z": recorded["z"], "t": np.zeros(len(recorded["x"]), np.int64),
+                 "image": recorded["y"]}
+        self.assertLess(abs(session(half).run(None, given)[0] - recorded["x0_t0"]).max(), 2e-3)
+
     def test_one_condition_serves_a_batch(self):
         model = "hippocampus_small"
         p = parameters.load(reference(model, "parameters.json"))
