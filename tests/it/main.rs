@@ -1,5 +1,6 @@
 //! One binary for all integration tests; each file is a theme. Real sockets, real processes, real files.
 
+mod bad_input;
 mod codec_samples;
 mod config;
 mod crash;
