@@ -1,4 +1,4 @@
-"""Command line of cdal_onnx: `export`, `artifacts`, `runtime`."""
+"""Command line of cdal_onnx: bundles, training artifacts, runtime libraries."""
 
 from __future__ import annotations
 
@@ -35,15 +35,20 @@ def main() -> int:
 
     literal = commands.add_parser("literal", help="write the unsplit generator, the benchmarks' yardstick")
     literal.add_argument("--checkpoint", type=Path, help="without it the weights are drawn")
-    _network(literal)
+    literal.add_argument("--parameters", required=True, type=Path, help="parameters.json of the network")
     literal.add_argument("--out", required=True, type=Path, help="an .onnx file")
+
+    initial = commands.add_parser("initial", help="write drawn weights of an untrained generator")
+    initial.add_argument("--parameters", required=True, type=Path, help="parameters.json of the network")
+    initial.add_argument("--seed", type=int, default=0)
+    initial.add_argument("--out", required=True, type=Path, help="a .safetensors file")
 
     runtime = commands.add_parser("runtime", help="fetch and check the runtime libraries")
     runtime.add_argument("--out", type=Path, default=Path(".runtime"))
 
     arguments = parser.parse_args()
     try:
-        return {"export": _export, "artifacts": _artifacts, "literal": _literal, "runtime": _runtime}[
+        return {"export": _export, "artifacts": _artifacts, "literal": _literal, "initial": _initial, "runtime": _runtime}[
             arguments.command](arguments)
     except Refused as refused:
         print(f"cdal_onnx: {refused}", file=sys.stderr)
@@ -83,6 +88,17 @@ def _literal(a: argparse.Namespace) -> int:
     from . import literal, parameters, weights
 
     literal.write(parameters.load(a.parameters), weights.load(a.checkpoint) if a.checkpoint else {}, a.out)
+    print(a.out)
+    return 0
+
+
+def _initial(a: argparse.Namespace) -> int:
+    from safetensors.numpy import save_file
+
+    from . import generator, graph, initial, parameters
+
+    drawn = generator.generator_graph(graph.InferenceGraph({}, initial.initialiser(a.seed)), parameters.load(a.parameters))
+    save_file(drawn.state, a.out)
     print(a.out)
     return 0
 

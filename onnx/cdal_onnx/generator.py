@@ -118,7 +118,7 @@ class Generator:
         if resample == "down":
             h, skip = g.fir_down(h, kernel), g.fir_down(x, kernel)
         elif resample == "up":
-            h, skip = g.fir_up(h, kernel), self._upsampled_skip(x, key, channels)
+            h, skip = g.fir_up(h, kernel), g.upsampled_skip(x, f"{key}.Conv_2", channels, kernel)
         h = g.conv(h, f"{key}.Conv_0", channels)
         time = g.linear(self.time_activation, f"{key}.Dense_0", 4 * self.p.num_channels_dae, channels)
         h = Map(g.op("Add", h.name, g.per_channel(time)), channels, h.size)
@@ -126,13 +126,6 @@ class Generator:
         if resample == "down" or (not resample and x.channels != channels):
             skip = g.conv(skip, f"{key}.Conv_2", channels, kernel=1)
         return g.mean(skip, h)
-
-    def _upsampled_skip(self, x: Map, key: str, channels: int) -> Map:
-        """FIR up, then Conv_2, at a quarter of the pixels: a 1x1 convolution commutes with FIR, its bias does not."""
-        g = self.g
-        y = g.fir_up(g.conv(x, f"{key}.Conv_2", channels, kernel=1, bias=False), self.p.fir_1d)
-        bias = g.op("Reshape", g.parameter(f"{key}.Conv_2.bias", channels), g.ints(1, channels, 1, 1))
-        return Map(g.op("Add", y.name, bias), channels, y.size)
 
     def _attention(self, x: Map) -> Map:
         g, key, c = self.g, self._next(), x.channels

@@ -7,7 +7,7 @@ mod config;
 mod files;
 mod phantom;
 mod segment;
-mod serve;
+pub mod serve;
 mod signals;
 mod train;
 mod workstation;

@@ -26,7 +26,8 @@ pub fn encode(mask: ArrayView2<'_, u8>, labels: &[Label]) -> Result<Vec<u8>, Cod
         encoder.set_palette([0; 3].into_iter().chain(colours).collect::<Vec<u8>>());
         mask.iter().copied().collect()
     };
-    let mut writer = encoder.write_header().map_err(|e| CodecError::encode(FORMAT, e.to_string()))?;
+    let mut writer =
+        encoder.write_header().map_err(|e| CodecError::encode(FORMAT, e.to_string()))?;
     writer.write_image_data(&pixels).map_err(|e| CodecError::encode(FORMAT, e.to_string()))?;
     writer.finish().map_err(|e| CodecError::encode(FORMAT, e.to_string()))?;
     Ok(bytes)

@@ -16,6 +16,7 @@ mod raster;
 pub mod seg;
 pub mod serial;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use ndarray::ArrayView3;
@@ -54,6 +55,12 @@ fn file_stem(path: &Path) -> String {
     let name = name.strip_suffix(".gz").unwrap_or(&name);
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     if stem.is_empty() { name.to_owned() } else { stem.to_owned() }
+}
+
+/// Runs another crate's parser or decoder on outside bytes; `None` if it panics. Those of DICOM data sets,
+/// JPEG and JPEG 2000 do where a damaged file contradicts itself. Needs unwinding panics.
+fn contain<T>(decode: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(decode)).ok()
 }
 
 /// Index of the first value that is NaN or infinite.

@@ -18,7 +18,8 @@ const CLIPPED: f64 = 0.005;
 
 /// Draws `mask` ([D, H, W]) over `volume` as an RGB PNG: one picture for a single slice, else a montage
 /// of the slices that hold a label with a neighbour on either side. Pixels are scaled to a visible size
-/// and to their true aspect without smoothing.
+/// and to their true aspect without smoothing, and shown as radiology shows them: the patient's left on
+/// the right, anterior or superior on top.
 ///
 /// # Errors
 /// If `mask` is not the size of `volume`.
@@ -40,6 +41,7 @@ pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u
     let down = shown.len().div_ceil(across);
     let width = across * (tile_columns + GAP) - GAP;
     let height = down * (tile_rows + GAP) - GAP;
+    let [flip_columns, flip_rows] = flips(volume);
     let mut picture = Array3::<u8>::zeros([height, width, 3]);
     for (tile, &slice) in shown.iter().enumerate() {
         let top = tile / across * (tile_rows + GAP);
@@ -55,6 +57,8 @@ pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u
                     (row, column),
                     labels,
                 );
+                let row = if flip_rows { tile_rows - 1 - row } else { row };
+                let column = if flip_columns { tile_columns - 1 - column } else { column };
                 for (channel, value) in pixel.into_iter().enumerate() {
                     picture[[top + row, left + column, channel]] = value;
                 }
@@ -88,6 +92,14 @@ fn display_range(volume: &Volume, channels: usize) -> (f32, f32) {
     let at = |share: f64| values[((values.len() - 1) as f64 * share) as usize];
     let (black, white) = (at(CLIPPED), at(1.0 - CLIPPED));
     if white > black { (black, white) } else { (black, black + 1.0) }
+}
+
+/// Whether columns and rows run against the way they are shown: x and y grow to the left and back of the
+/// patient, which lie right and down in a picture; z grows upwards.
+fn flips(volume: &Volume) -> [bool; 2] {
+    let Some(geometry) = volume.geometry else { return [false, false] };
+    let [columns, rows, _] = geometry.closest_axes();
+    [columns, rows].map(|(axis, grows)| grows == (axis == 2))
 }
 
 /// Rows and columns of a tile whose longer side is `side`, with the aspect of the pixels.
@@ -206,6 +218,21 @@ mod tests {
         let full = Array3::ones([200, 50, 35]);
         assert_eq!(slices_to_show(&full).len(), MAX_TILES);
         assert!(super::png(&volume(200), &full, &[red()]).is_ok());
+    }
+
+    #[test]
+    fn pictures_are_turned_the_way_radiology_looks_at_them() {
+        let mut volume = volume(1);
+        let mut turned = |right: [f64; 3], down: [f64; 3]| {
+            let direction = [right, down, [0.0; 3]];
+            volume.geometry =
+                Some(crate::domain::Geometry { origin: [0.0; 3], direction, spacing: [1.0; 3] });
+            flips(&volume)
+        };
+        let (x, y, z) = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]);
+        assert_eq!(turned(x, y), [false, false], "axial as scanners store it");
+        assert_eq!(turned([-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]), [true, true], "axial in RAS");
+        assert_eq!(turned(y, z), [false, true], "sagittal, feet on top");
     }
 
     #[test]

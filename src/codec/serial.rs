@@ -81,7 +81,6 @@ impl Frame {
 
     /// The frame and its delimiter, as they go over the line.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "a header of plain numbers always serializes")]
     pub fn encode(&self) -> Vec<u8> {
         let mut plain =
             postcard::to_stdvec(&self.header).expect("a header of plain numbers serializes");
@@ -116,7 +115,6 @@ impl Frame {
 
 impl Offer {
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "text and a byte array always serialize")]
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("text and a byte array serialize")
     }

@@ -122,7 +122,6 @@ pub struct Loaded {
 impl Loaded {
     /// Every value in force with where it comes from, in the order of the sections: `(key, value, origin)`.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "settings are plain data and always serialize")]
     pub fn values(&self) -> Vec<(String, String, Origin)> {
         let value = toml::Value::try_from(&self.settings).expect("settings are plain data");
         tree::leaves(&value)
@@ -147,7 +146,6 @@ pub fn load(files: &[&Path]) -> Result<Loaded, ConfigError> {
 ///
 /// # Errors
 /// Everything that is wrong.
-#[expect(clippy::missing_panics_doc, reason = "settings are plain data and always serialize")]
 pub fn load_with(
     files: &[&Path],
     environment: impl IntoIterator<Item = (String, String)>,

@@ -8,8 +8,8 @@
 
 mod job;
 mod jobs;
-mod segment;
 mod run;
+mod segment;
 
 use std::time::Duration;
 

@@ -58,7 +58,8 @@ impl Worker for SegmentWorker {
         cases
             .iter()
             .map(|case| {
-                let outcome = self.segmenter.segment(&case.volume, &self.request).map_err(failed)?;
+                let outcome =
+                    self.segmenter.segment(&case.volume, &self.request).map_err(failed)?;
                 self.product(case, &outcome)
             })
             .collect()
@@ -66,13 +67,11 @@ impl Worker for SegmentWorker {
 }
 
 /// The same bytes will be read the same way next time.
-#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
 fn refused(error: CodecError) -> JobError {
     JobError::Permanent(error.to_string())
 }
 
 /// A run that failed may have lacked memory; everything else is about the case or the bundle.
-#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
 fn failed(error: SegmenterError) -> JobError {
     match error {
         SegmenterError::Engine(EngineError::Run { .. }) => JobError::Transient(error.to_string()),

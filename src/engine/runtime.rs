@@ -25,7 +25,10 @@ pub struct Runtime {
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime").field("path", &self.path).field("build", &self.build).finish()
+        f.debug_struct("Runtime")
+            .field("path", &self.path)
+            .field("build", &self.build)
+            .finish_non_exhaustive()
     }
 }
 

@@ -27,7 +27,7 @@ const CENTRELINE_POINTS: usize = 48;
 #[must_use]
 pub fn phantom(seed: u64) -> Phantom {
     let noise = Philox::new(seed, 0x7068_616e_746f_6d00);
-    let mut dice = Dice::new(&noise);
+    let mut dice = Dice::new(noise);
     let geometry = geometry(&mut dice);
     let shape = [2, 1, 0].map(|axis| (FIELD[axis] / geometry.spacing[axis]) as usize);
     let structure = Structure::draw(&mut dice);
@@ -65,7 +65,7 @@ struct Dice {
 }
 
 impl Dice {
-    fn new(noise: &Philox) -> Self {
+    fn new(noise: Philox) -> Self {
         let mut normals = vec![0.0; 128];
         noise.fill(0, 0, Draw::Start, &mut normals);
         Self { normals: normals.into_iter() }

@@ -64,8 +64,8 @@ impl Schedule {
     /// If `steps` is 0 (a bundle with T = 0 is refused when it is read).
     #[must_use]
     pub fn new(steps: usize, variance: Variance) -> Self {
-        assert!(steps > 0, "a diffusion has at least one time-step");
         const SMALLEST_TIME: f64 = 1e-3;
+        assert!(steps > 0, "a diffusion has at least one time-step");
         let alpha_bar: Vec<f64> = (0..=steps)
             .map(|k| k as f64 / steps as f64 * (1.0 - SMALLEST_TIME) + SMALLEST_TIME)
             .map(|t| 1.0 - variance.at(t))
@@ -100,7 +100,7 @@ impl Schedule {
             .collect();
         Self {
             sigma: betas.iter().map(|beta| beta.sqrt() as f32).collect(),
-            sigma_cum: a_cum.iter().map(|a| (1.0 - a * a).sqrt() as f32).collect(),
+            sigma_cum: a_cum.iter().map(|a| (1.0 - a * a).sqrt()).collect(),
             a,
             a_cum,
             posterior,

@@ -3,6 +3,8 @@
 //! Human text goes to stderr, one line per event, fields first. Data never goes through here: stdout
 //! belongs to the commands. No patient's name, no id and no UID may be put in a field; a job id may.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Environment variable that overrides the level, in the syntax of `tracing` filters
@@ -21,6 +23,7 @@ pub fn start(level: &str) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .try_init();
 }

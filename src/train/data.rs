@@ -82,14 +82,14 @@ impl Batches {
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
             ndarray::stack(Axis(0), &views).expect("slices share one shape")
         };
-        Ok(self.noised(schedule, &noise, stack(&images), stack(&targets)))
+        Ok(self.noised(schedule, noise, stack(&images), stack(&targets)))
     }
 
     /// Draws t and the forward pair, x_t = a_cum\[t\]·x_0 + σ_cum\[t\]·ε, x_{t+1} = a\[t+1\]·x_t + σ\[t+1\]·ε'.
     fn noised(
         &self,
         schedule: &Schedule,
-        noise: &Philox,
+        noise: Philox,
         image: Array4<f32>,
         target: Array4<f32>,
     ) -> Batch {

@@ -1,5 +1,6 @@
 //! Real files from elsewhere: each becomes a case or is refused with one clear line; none panics.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use cdal::codec::{self, Source};
@@ -68,7 +69,7 @@ fn single_images_decode_as_pydicom_decodes_them() {
         std::fs::write(&values, bytes).unwrap();
         let shape = [shape[0], shape[2], shape[3]];
         let entry = serde_json::json!({ "file": file, "shape": shape, "values": values });
-        manifest.push_str(&format!("{entry}\n"));
+        writeln!(manifest, "{entry}").unwrap();
     }
     let list = folder.path().join("manifest");
     std::fs::write(&list, manifest).unwrap();

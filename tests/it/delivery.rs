@@ -23,7 +23,9 @@ fn local(port: u16) -> String {
 fn dcmtk_and_pynetdicom_and_a_folder_get_the_same_dataset() {
     let folder = tempfile::tempdir().unwrap();
     let outs = ["dcmtk", "pynetdicom", "disk"].map(|name| folder.path().join(name));
-    outs.iter().for_each(|out| std::fs::create_dir(out).unwrap());
+    for out in &outs {
+        std::fs::create_dir(out).unwrap();
+    }
     let (port_1, port_2) = (free_port(), free_port());
     let _dcmtk = dcmtk_storescp(port_1, &outs[0], &[]);
     let _pynetdicom = pynetdicom_storescp(port_2, &outs[1]);

@@ -59,7 +59,7 @@ fn rooms_import_only_what_the_plan_allows() {
                     || EVERYWHERE.contains(&import.as_str())
                     || allowed.contains(&import.as_str());
                 if !fine {
-                    trespasses.push(format!("{}: {room} imports {import}", file));
+                    trespasses.push(format!("{file}: {room} imports {import}"));
                 }
             }
             if text.contains("ort::") && !["engine", "train"].contains(&room.as_str()) {

@@ -24,3 +24,15 @@ pub fn run_python(script: &str, arguments: &[&Path]) -> Option<String> {
     assert!(output.status.success(), "{}:\n{text}{errors}", script.display());
     Some(text)
 }
+
+/// Runs a program of DCMTK, GDCM or dicom3tools and gives what it printed. `None`, with a line that says
+/// so, where it is not installed. Its exit status is the caller's to read from the text: some of these
+/// tools fail without it.
+pub fn run_tool(tool: &str, arguments: &[&Path]) -> Option<String> {
+    let Ok(output) = Command::new(tool).args(arguments).output() else {
+        println!("skipped {tool}: not installed");
+        return None;
+    };
+    let text = [output.stdout, output.stderr].concat();
+    Some(String::from_utf8_lossy(&text).into_owned())
+}

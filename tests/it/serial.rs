@@ -29,18 +29,23 @@ fn content(length: usize) -> Vec<u8> {
 
 /// A receiving end that keeps what it gets.
 #[derive(Clone, Default)]
-struct Shelf(Arc<Mutex<Vec<(String, Vec<u8>)>>>);
+struct Shelf(Arc<Mutex<Vec<Received>>>);
+
+/// Name and content.
+type Received = (String, Vec<u8>);
 
 impl Shelf {
-    fn store(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
+    fn store(&self, name: &str, bytes: &[u8]) {
         self.0.lock().unwrap().push((name.to_owned(), bytes.to_vec()));
-        Ok(())
     }
 
     fn receive(&self, mut line: TTYPort, stop: &CancellationToken) -> JoinHandle<()> {
         let (shelf, stop) = (self.clone(), stop.clone());
         std::thread::spawn(move || {
-            let mut receiver = Receiver::new(move |name, bytes| shelf.store(name, bytes));
+            let mut receiver = Receiver::new(move |name, bytes| {
+                shelf.store(name, bytes);
+                Ok::<(), String>(())
+            });
             let _ = receiver.run(&mut line, &stop);
         })
     }

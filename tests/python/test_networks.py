@@ -21,8 +21,10 @@ from cdal_onnx.discriminator import discriminator_graph  # noqa: E402
 from cdal_onnx.errors import Refused  # noqa: E402
 from cdal_onnx.generator import condition_graph, denoiser_graph, generator_graph  # noqa: E402
 from cdal_onnx.graph import FLOAT, InferenceGraph, Map, TrainingGraph  # noqa: E402
+from cdal_onnx.literal import LiteralGraph  # noqa: E402
 
 onnxruntime.set_default_logger_severity(3)
+DIALECTS = (InferenceGraph, TrainingGraph, LiteralGraph)
 MODELS = ("hippocampus_small", "lung_small", "nuclei_small")
 
 
@@ -39,14 +41,14 @@ def session(graph) -> onnxruntime.InferenceSession:
 
 
 class Generators(unittest.TestCase):
-    def test_forward_agrees_in_both_dialects_split_and_whole(self):
+    def test_forward_agrees_in_every_dialect_split_and_whole(self):
         for model in MODELS:
             files = [reference(model, f) for f in ("generator.safetensors", "forward.safetensors")]
             if None in files:
                 continue
             p = parameters.load(reference(model, "parameters.json"))
             state, recorded = weights.load(files[0]), load_file(files[1])
-            for dialect in (InferenceGraph, TrainingGraph):
+            for dialect in DIALECTS:
                 condition = session(condition_graph(dialect(state), p)).run(None, {"image": recorded["y"]})[0]
                 denoiser = session(denoiser_graph(dialect(state), p))
                 whole = session(generator_graph(dialect(state), p))
@@ -116,7 +118,7 @@ class Fir(unittest.TestCase):
                 "fir_blur": self.defined(x, kernel, 1, 1, ((p + 3) // 2, (p + 2) // 2)),
             }
             for word, expected in words.items():
-                for dialect in (InferenceGraph, TrainingGraph):
+                for dialect in DIALECTS:
                     graph = dialect({})
                     graph.add_input("x", FLOAT, ["N", 3, 8, 8])
                     y = getattr(graph, word)(Map("x", 3, 8), kernel)

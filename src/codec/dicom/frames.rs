@@ -1,20 +1,19 @@
 //! Pixel data split into frames, each decompressed: PS3.5 section 8 and annex A.4.
 
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use dicom_core::DicomValue;
 use dicom_core::value::C;
 use dicom_dictionary_std::{tags, uids};
 use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
-use dicom_encoding::{Codec, TransferSyntax};
+use dicom_encoding::{Codec, Endianness, TransferSyntax};
 use dicom_object::InMemDicomObject;
 
 use super::codestream::{self, Process};
 use super::image::{Image, Photometric};
 use super::rle;
-use crate::codec::CodecError;
+use crate::codec::{CodecError, contain};
 
 const DECODABLE: [&str; 9] = [
     uids::JPEG_BASELINE8_BIT,
@@ -83,7 +82,7 @@ impl<'a> Frames<'a> {
                 if !syntax.is_codec_free() {
                     return Err(malformed("its pixel data is not compressed as it declares"));
                 }
-                if image.bits_allocated == 32 && syntax.uid() == uids::EXPLICIT_VR_BIG_ENDIAN {
+                if image.bits_allocated == 32 && syntax.endianness() == Endianness::Big {
                     // Parsed as 16-bit words, whose order within 32 bits is lost.
                     let remedy = "have the sender use Explicit VR Little Endian";
                     return Err(CodecError::unsupported(path, "32-bit big-endian", remedy));
@@ -210,15 +209,14 @@ fn decode(syntax: &TransferSyntax, frame: &OneFrame<'_>) -> Result<Vec<u8>, Stri
     let Codec::EncapsulatedPixelData(Some(decoder), _) = syntax.codec() else {
         return Err(format!("no decoder for {}", syntax.name()));
     };
-    // The JPEG decoders index and copy by what the stream says and panic where it contradicts itself.
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
+    let outcome = contain(|| {
         let mut decoded = Vec::new();
         decoder.decode_frame(frame, 0, &mut decoded).map(|()| decoded)
-    }));
+    });
     match outcome {
-        Ok(Ok(decoded)) => Ok(decoded),
-        Ok(Err(error)) => Err(format!("it cannot be decompressed ({error})")),
-        Err(_) => Err("it cannot be decompressed (contradictory stream)".to_owned()),
+        Some(Ok(decoded)) => Ok(decoded),
+        Some(Err(error)) => Err(format!("it cannot be decompressed ({error})")),
+        None => Err("it cannot be decompressed (contradictory stream)".to_owned()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use dicom_core::Tag;
 use dicom_dictionary_std::uids;
-use dicom_encoding::{TransferSyntax, TransferSyntaxIndex};
+use dicom_encoding::{Endianness, TransferSyntax, TransferSyntaxIndex};
 use dicom_object::InMemDicomObject;
 use dicom_object::collector::DicomCollectorOptions;
 use dicom_object::file::ReadPreamble;
@@ -21,7 +21,7 @@ use dicom_parser::dataset::lazy_read::LazyDataSetReader;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::unknown;
-use crate::codec::CodecError;
+use crate::codec::{CodecError, contain};
 
 const PREAMBLE: usize = 128;
 /// Largest file taken into memory, bytes; also what a deflated data set may inflate to.
@@ -76,35 +76,47 @@ impl Part10 {
                 .get(uids::EXPLICIT_VR_LITTLE_ENDIAN)
                 .expect("the registry holds the default syntaxes");
         }
-        let uid = transfer_syntax.uid();
-        if uid != uids::IMPLICIT_VR_LITTLE_ENDIAN && uid != uids::EXPLICIT_VR_BIG_ENDIAN {
+        if transfer_syntax.uid() != uids::IMPLICIT_VR_LITTLE_ENDIAN
+            && transfer_syntax.endianness() == Endianness::Little
+        {
             unknown::close(&mut bytes[start..]);
         }
-        walk(path, &bytes[start..], transfer_syntax)?;
+        contained(path, || walk(path, &bytes[start..], transfer_syntax))?;
         Ok(Self { bytes, start, transfer_syntax })
     }
 
     /// All elements before the pixel data.
     pub(super) fn header(&self, path: &Path) -> Result<InMemDicomObject, CodecError> {
-        let mut header = InMemDicomObject::new_empty();
-        DicomCollectorOptions::new()
-            .expected_ts(self.transfer_syntax.uid())
-            .read_preamble(ReadPreamble::Never)
-            .from_reader(BufReader::new(Cursor::new(&self.bytes[self.start..])))
-            .read_dataset_up_to_pixeldata(&mut header)
-            .map_err(|error| malformed(path, innermost(&error)))?;
-        Ok(header)
+        contained(path, || {
+            let mut header = InMemDicomObject::new_empty();
+            DicomCollectorOptions::new()
+                .expected_ts(self.transfer_syntax.uid())
+                .read_preamble(ReadPreamble::Never)
+                .from_reader(BufReader::new(Cursor::new(&self.bytes[self.start..])))
+                .read_dataset_up_to_pixeldata(&mut header)
+                .map_err(|error| malformed(path, innermost(&error)))?;
+            Ok(header)
+        })
     }
 
     /// All elements, the pixel data among them.
     pub(super) fn whole(&self, path: &Path) -> Result<InMemDicomObject, CodecError> {
-        InMemDicomObject::read_dataset_with_ts(&self.bytes[self.start..], self.transfer_syntax)
-            .map_err(|error| malformed(path, innermost(&error)))
+        contained(path, || {
+            InMemDicomObject::read_dataset_with_ts(&self.bytes[self.start..], self.transfer_syntax)
+                .map_err(|error| malformed(path, innermost(&error)))
+        })
     }
 }
 
 fn malformed(path: &Path, reason: impl Into<String>) -> CodecError {
     CodecError::malformed(path, "DICOM", reason)
+}
+
+fn contained<T>(
+    path: &Path,
+    parse: impl FnOnce() -> Result<T, CodecError>,
+) -> Result<T, CodecError> {
+    contain(parse).unwrap_or_else(|| Err(malformed(path, "its structure contradicts itself")))
 }
 
 /// The cause at the bottom: the parser's own messages above it only repeat that reading failed.

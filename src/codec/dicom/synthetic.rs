@@ -97,7 +97,8 @@ pub fn encode_mr_series(volume: &Volume, seed: u64) -> Result<Vec<Vec<u8>>, Code
                 .media_storage_sop_class_uid(uids::MR_IMAGE_STORAGE)
                 .media_storage_sop_instance_uid(sop_instance.as_str())
                 .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
-            let file = object.with_meta(meta).map_err(|e| CodecError::encode(FORMAT, e.to_string()))?;
+            let file =
+                object.with_meta(meta).map_err(|e| CodecError::encode(FORMAT, e.to_string()))?;
             let mut bytes = Vec::new();
             file.write_all(&mut bytes).map_err(|e| CodecError::encode(FORMAT, e.to_string()))?;
             Ok(bytes)

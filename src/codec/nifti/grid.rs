@@ -201,11 +201,11 @@ mod tests {
         Geometry { origin: [-12.5, 40.0, 7.25], direction: [x, y, z], spacing: [0.5, 1.25, 3.0] }
     }
 
-    fn close(a: &Geometry, b: &Geometry) -> bool {
+    fn close(a: &Geometry, b: &Geometry, tolerance: f64) -> bool {
         let all = |g: &Geometry| {
             [g.origin, g.direction[0], g.direction[1], g.direction[2], g.spacing].concat()
         };
-        all(a).iter().zip(all(b)).all(|(x, y)| (x - y).abs() < 2e-5)
+        all(a).iter().zip(all(b)).all(|(x, y)| (x - y).abs() < tolerance)
     }
 
     proptest! {
@@ -217,9 +217,10 @@ mod tests {
             let geometry = rotated(angles, flip);
             let both = NiftiGrid::from_geometry(&geometry);
             let q_only = NiftiGrid { sform_code: 0, ..both.clone() };
-            for grid in [both, q_only] {
+            // Near half a turn the quaternion's first part is the root of a difference of 32-bit squares.
+            for (grid, tolerance) in [(both, 2e-5), (q_only, 1e-3)] {
                 let found = grid.geometry(Path::new("x"), 2).unwrap();
-                prop_assert!(close(&found, &geometry), "{found:?} for {geometry:?}");
+                prop_assert!(close(&found, &geometry, tolerance), "{found:?} for {geometry:?}");
             }
         }
     }

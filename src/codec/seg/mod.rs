@@ -53,6 +53,10 @@ pub fn encode(
         put(&mut object, tags::FRAME_OF_REFERENCE_UID, VR::UI, uids.frame_of_reference.as_str());
         let indicator = source.text(tags::POSITION_REFERENCE_INDICATOR).unwrap_or_default();
         put_text(&mut object, tags::POSITION_REFERENCE_INDICATOR, VR::LO, &indicator);
+    } else {
+        // Which way the rows and columns run, where no frame of reference tells it.
+        let orientation = source.text(tags::PATIENT_ORIENTATION).unwrap_or_default();
+        put(&mut object, tags::PATIENT_ORIENTATION, VR::CS, orientation);
     }
     put_image(&mut object, source, &uids);
     put_lossy_history(&mut object, source);
@@ -237,7 +241,8 @@ fn put_image(object: &mut InMemDicomObject, source: &DicomSource, uids: &Uids) {
     put(object, tags::INSTANCE_NUMBER, VR::IS, "1");
     put_text(object, tags::CONTENT_LABEL, VR::CS, "SEGMENTATION");
     put_text(object, tags::CONTENT_DESCRIPTION, VR::LO, "Automatic segmentation");
-    put_text(object, tags::CONTENT_CREATOR_NAME, VR::PN, MANUFACTURER);
+    // A family and a given name: one component alone is the retired form of a person name.
+    put_text(object, tags::CONTENT_CREATOR_NAME, VR::PN, "cdal^automatic");
     // The source's own moment, not the clock's: the same input must give the same bytes.
     let first = |candidates: &[Tag]| candidates.iter().find_map(|&tag| source.text(tag));
     let date = [tags::CONTENT_DATE, tags::ACQUISITION_DATE, tags::SERIES_DATE, tags::STUDY_DATE];

@@ -1,0 +1,49 @@
+# Two commands: `make demo` shows the main job, `make test` runs the whole test suite.
+# Everything fetched is pinned by version and hash and lands in this folder (.venv, .runtime, target).
+
+PYTHON ?= python3
+VENV := .venv/bin/python
+ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
+
+.PHONY: build demo test peers python runtime train-phantom lock clean
+
+build: runtime
+	cargo build --release --locked
+
+# Daemon and workstation on this machine: series in, masks out, compared with the truth.
+demo: build
+	$(VENV) tests/demo.py
+
+test: runtime peers
+	cargo test --locked
+	$(VENV) -m unittest discover -s tests/python
+
+# The programs that the tests talk to: dcmtk, dicom3tools, gdcm, socat.
+peers:
+	tests/peers.sh
+
+python: .venv/ready
+.venv/ready: onnx/requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else \
+		f"Python 3.11 or 3.12 is needed, {sys.executable} is {v[0]}.{v[1]}; give another: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r onnx/requirements.txt
+	touch $@
+
+runtime: .runtime/ready
+.runtime/ready: .venv/ready onnx/cdal_onnx/runtime.py onnx/runtime-inference.txt onnx/runtime-training.txt
+	$(ONNX) runtime --out .runtime
+	touch $@
+
+# Trains onnx/phantom again from nothing (about a quarter of an hour on two idle cores).
+train-phantom: build
+	target/release/cdal train --config configs/train-phantom.toml
+
+# Pins the Python packages anew after a change of requirements.in.
+lock: .venv/ready
+	$(VENV) -m pip install --quiet pip-tools
+	.venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host \
+		--strip-extras --output-file onnx/requirements.txt onnx/requirements.in
+
+clean:
+	rm -rf target .venv .runtime demo runs

@@ -1,0 +1,205 @@
+//! DICOM Segmentation objects, held against the standard (dciodvfy) and against highdicom.
+
+use std::path::{Path, PathBuf};
+
+use cdal::codec::{self, Case, CodecError, Source, nifti, seg};
+use cdal::domain::{Code, Label, Provenance, Segmentation};
+use dicom_core::VR;
+use dicom_dictionary_std::tags;
+use ndarray::{Array3, Array4};
+use tempfile::tempdir;
+
+use crate::scripts::{run_python, run_tool};
+use crate::synthetic::{self as made, put};
+
+fn code(value: &str, meaning: &str) -> Code {
+    Code { value: value.into(), scheme: "SCT".into(), meaning: meaning.into() }
+}
+
+fn labels() -> Vec<Label> {
+    let label = |value, name: &str, colour| Label {
+        value,
+        name: name.into(),
+        colour,
+        category: code("91723000", "Anatomical Structure"),
+        kind: code("5366008", "Hippocampus"),
+    };
+    vec![label(1, "Anterior, vördere", [255, 0, 0]), label(2, "Posterior", [0, 255, 0])]
+}
+
+fn provenance(seed: u64) -> Provenance {
+    Provenance {
+        model: "hippocampus".into(),
+        model_version: "1.2.0".into(),
+        model_digest: "0123456789abcdef".repeat(4),
+        steps: 2,
+        votes: 5,
+        seed,
+        software_version: "0.1.0".into(),
+        configuration: "7".into(),
+    }
+}
+
+/// A mask without any symmetry, so that a flip or a shift shows.
+fn segmentation(case: &Case) -> Segmentation {
+    let (_, slices, rows, columns) = case.volume.samples.dim();
+    let mask = Array3::from_shape_fn((slices, rows, columns), |(k, j, i)| {
+        u8::try_from((k * 31 + j * 17 + i * 7 + i * i * j) % 11 % 3).unwrap()
+    });
+    Segmentation { agreement: Array4::ones((2, slices, rows, columns)), mask }
+}
+
+fn encode(case: &Case, segmentation: &Segmentation, seed: u64) -> seg::Seg {
+    let Source::Dicom(source) = &case.source else { panic!("a DICOM source") };
+    let geometry = case.volume.geometry.as_ref();
+    seg::encode(source, geometry, segmentation, &labels(), &provenance(seed)).unwrap()
+}
+
+/// Encodes, then lets every outside judge look at it.
+fn check(case: &Case, segmentation: &Segmentation, sources: &[PathBuf]) {
+    let folder = tempdir().unwrap();
+    let seg = folder.path().join("seg.dcm");
+    std::fs::write(&seg, encode(case, segmentation, 1).bytes).unwrap();
+    if let Some(text) = run_tool("dciodvfy", &[Path::new("-new"), &seg]) {
+        let faults: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("Error") || line.starts_with("Warning"))
+            // Copied as they are in the source, for better or worse.
+            .filter(|line| !["</PatientName", "</ReferringP"].iter().any(|n| line.contains(n)))
+            .collect();
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+    let mask = folder.path().join("mask.nii.gz");
+    let bytes = nifti::encode_mask(&case.source, case.volume.geometry.as_ref(), &segmentation.mask)
+        .unwrap();
+    std::fs::write(&mask, bytes).unwrap();
+    let mut arguments = vec![seg.as_path(), mask.as_path()];
+    arguments.extend(sources.iter().map(PathBuf::as_path));
+    if let Some(printed) = run_python("check_seg.py", &arguments) {
+        println!("{}: {printed}", case.name);
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn only(path: &Path) -> Case {
+    codec::read(path).unwrap().remove(0)
+}
+
+#[test]
+fn the_mask_of_an_oblique_series_is_found_again_voxel_by_voxel() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 4, |_, _| {});
+    let case = only(folder.path());
+    check(&case, &segmentation(&case), &files(folder.path()));
+}
+
+#[test]
+fn an_empty_mask_still_has_all_its_frames() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 3, |_, _| {});
+    let case = only(folder.path());
+    let mut empty = segmentation(&case);
+    empty.mask.fill(0);
+    check(&case, &empty, &files(folder.path()));
+}
+
+#[test]
+fn frames_of_an_enhanced_image_are_referenced_by_number() {
+    let folder = tempdir().unwrap();
+    let path = made::write(folder.path(), "enhanced.dcm", made::enhanced(&[2, 0, 1]));
+    let case = only(&path);
+    check(&case, &segmentation(&case), &[path]);
+}
+
+#[test]
+fn a_radiograph_without_frame_of_reference_is_mapped_by_its_instance() {
+    let folder = tempdir().unwrap();
+    let path = made::write(folder.path(), "cr.dcm", made::radiograph());
+    let case = only(&path);
+    check(&case, &segmentation(&case), &[path]);
+}
+
+#[test]
+fn a_series_without_frame_of_reference_gets_one_of_its_own() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 3, |_, object| {
+        object.remove_element(tags::FRAME_OF_REFERENCE_UID);
+    });
+    let case = only(folder.path());
+    check(&case, &segmentation(&case), &files(folder.path()));
+}
+
+#[test]
+fn what_was_lossy_stays_lossy() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 2, |_, object| {
+        put(object, tags::LOSSY_IMAGE_COMPRESSION, VR::CS, "01");
+        put(object, tags::LOSSY_IMAGE_COMPRESSION_RATIO, VR::DS, "12.5");
+        put(object, tags::LOSSY_IMAGE_COMPRESSION_METHOD, VR::CS, "ISO_10918_1");
+    });
+    let case = only(folder.path());
+    check(&case, &segmentation(&case), &files(folder.path()));
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes_and_another_seed_another_uid() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 3, |_, _| {});
+    let case = only(folder.path());
+    let mask = segmentation(&case);
+    let (first, again, other) =
+        (encode(&case, &mask, 1), encode(&case, &mask, 1), encode(&case, &mask, 2));
+    assert_eq!(first.bytes, again.bytes);
+    assert_ne!(first.sop_instance_uid, other.sop_instance_uid);
+    let mut changed = mask.clone();
+    changed.mask[[0, 0, 0]] = 2;
+    assert_ne!(first.sop_instance_uid, encode(&case, &changed, 1).sop_instance_uid);
+}
+
+#[test]
+fn masks_that_do_not_fit_are_refused() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 3, |_, _| {});
+    let case = only(folder.path());
+    let Source::Dicom(source) = &case.source else { panic!("a DICOM source") };
+    let good = segmentation(&case);
+    let attempt = |mask: Segmentation, labels: &[Label]| {
+        seg::encode(source, case.volume.geometry.as_ref(), &mask, labels, &provenance(1))
+    };
+    let mut small = good.clone();
+    small.mask = Array3::zeros((2, 5, 7));
+    assert!(matches!(attempt(small, &labels()), Err(CodecError::Shape { .. })));
+    let mut unknown = good.clone();
+    unknown.mask[[0, 0, 0]] = 3;
+    assert!(matches!(attempt(unknown, &labels()), Err(CodecError::Shape { .. })));
+    assert!(matches!(attempt(good, &labels()[1..]), Err(CodecError::Shape { .. })));
+}
+
+/// Real series, where `CDAL_SAMPLES` names folders with some.
+#[test]
+fn masks_of_real_series_are_found_again() {
+    let Some(folders) = std::env::var_os("CDAL_SAMPLES") else {
+        println!("skipped: no CDAL_SAMPLES");
+        return;
+    };
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
+    while let Some(folder) = folders.pop() {
+        let inside = if folder.is_dir() { files(&folder) } else { Vec::new() };
+        folders.extend(inside.iter().filter(|path| path.is_dir()).cloned());
+        let files: Vec<_> = inside.into_iter().filter(|path| !path.is_dir()).collect();
+        match codec::dicom::read_files(&files).as_deref() {
+            Ok([case]) => {
+                println!("{}: {:?}", folder.display(), case.volume.geometry);
+                check(case, &segmentation(case), &files);
+            }
+            Ok(cases) => println!("{}: {} cases", folder.display(), cases.len()),
+            Err(error) => println!("{}: {error}", folder.display()),
+        }
+    }
+}
