@@ -322,14 +322,6 @@ impl Manifest {
                 == matches!(self.windows, Windows::Sliding { .. }),
             "input.kind volume goes with sliding windows, image with whole or tiles".into(),
         );
-        for (what, text, longest) in self.texts() {
-            let count = text.chars().count();
-            check(
-                (1..=longest).contains(&count)
-                    && !text.chars().any(|c| c.is_control() || c == '\\'),
-                format!("{what} must be 1 to {longest} characters, none of them \\ or a control"),
-            );
-        }
         let values: Vec<u8> = self.labels.iter().map(|label| label.value).collect();
         check(
             !values.is_empty() && values.iter().enumerate().all(|(i, &v)| usize::from(v) == i + 1),
@@ -348,7 +340,22 @@ impl Manifest {
                 self.network.label_channels
             ),
         );
+        faults.extend(self.text_faults());
         faults
+    }
+
+    /// Texts that no DICOM attribute can hold.
+    fn text_faults(&self) -> Vec<String> {
+        let fits = |text: &str, longest| {
+            (1..=longest).contains(&text.chars().count())
+                && !text.chars().any(|c| c.is_control() || c == '\\')
+        };
+        self.texts()
+            .filter(|(_, text, longest)| !fits(text, *longest))
+            .map(|(what, _, longest)| {
+                format!("{what} must be 1 to {longest} characters, none of them \\ or a control")
+            })
+            .collect()
     }
 
     /// What goes into DICOM objects and messages, with the longest that its attribute holds (LO, SH).
@@ -416,7 +423,7 @@ latent = 10
             ),
             ("name = \"lung\"", "name = \"a\\nb\"", "name must be"),
             ("value = \"39607008\"", "value = \"12345678901234567\"", "labels[0].type.value"),
-            ("steps = 2", "steps = = 2", "line 34: "),
+            ("steps = 2", "steps = = 2", "line 31: "),
             ("votes = 30", "votes = 0\nextra = 1", "extra"),
         ] {
             let found = fault(from, to);

@@ -111,7 +111,7 @@ impl std::fmt::Display for Misconfigured {
 /// Runs a command; the one place that prints errors.
 #[must_use]
 pub fn run(command_line: CommandLine) -> ExitStatus {
-    let result = match command_line.command {
+    let command = || match command_line.command {
         Command::Segment(args) => segment::run(args),
         Command::Serve(args) => serve::run(&args),
         Command::Workstation(args) => workstation::run(args),
@@ -119,6 +119,10 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         Command::Bundle(args) => bundle::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Config(args) => config::run(args),
+    };
+    // The panic's own message is on stderr already.
+    let Ok(result) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(command)) else {
+        return ExitStatus::Internal;
     };
     result.unwrap_or_else(|error| {
         eprintln!("cdal: {}", told_once(&error));

@@ -9,6 +9,7 @@ use std::{
     sync::OnceLock,
 };
 
+use cdal::spool::durable::hex;
 use ndarray::{Array3, ArrayD};
 use safetensors::{Dtype, tensor::TensorView};
 use sha2::{Digest, Sha256};
@@ -25,6 +26,11 @@ const DONE: i32 = 0;
 const JOB_FAILED: i32 = 1;
 const USAGE: i32 = 2;
 const CONFIGURATION: i32 = 78;
+
+type Tensors = BTreeMap<String, ArrayD<f32>>;
+/// What stands in a manifest, and what shall stand there.
+type Edit = (&'static str, &'static str);
+type Change = fn(&mut Tensors);
 
 /// The small hippocampus and nuclei bundles, made once.
 fn bundles() -> &'static [PathBuf; 2] {
@@ -55,9 +61,7 @@ fn copy(bundle: &Path, to: &Path) -> PathBuf {
 
 /// Replaces a file of a bundle and its digest in the manifest.
 fn replace(bundle: &Path, name: &str, bytes: &[u8]) {
-    let hex = |bytes: &[u8]| {
-        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
+    let hex = |bytes: &[u8]| hex(&Sha256::digest(bytes));
     let (file, manifest) = (bundle.join(name), bundle.join("bundle.toml"));
     let before = hex(&fs::read(&file).unwrap());
     fs::write(&file, bytes).unwrap();
@@ -73,7 +77,7 @@ fn edit(bundle: &Path, from: &str, to: &str) {
     fs::write(path, text.replace(from, to)).unwrap();
 }
 
-fn safetensors(tensors: &BTreeMap<String, ArrayD<f32>>) -> Vec<u8> {
+fn safetensors(tensors: &Tensors) -> Vec<u8> {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .iter()
         .map(|(name, t)| {
@@ -87,7 +91,7 @@ fn safetensors(tensors: &BTreeMap<String, ArrayD<f32>>) -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
-fn noise(votes: usize) -> BTreeMap<String, ArrayD<f32>> {
+fn noise(votes: usize) -> Tensors {
     let zeros = |shape: &[usize]| ArrayD::zeros(shape);
     BTreeMap::from([
         ("x_init".into(), zeros(&[votes, 3, 32, 32])),
@@ -230,14 +234,13 @@ fn a_golden_case_that_comes_out_otherwise() {
     let folder = tempfile::tempdir().unwrap();
     let volume = nifti(&folder.path().join("v.nii.gz"), [2, 36, 40], |_| ());
     let recorded = tensors(&hippocampus().join("golden.safetensors"));
-    let changed = |change: &dyn Fn(&mut BTreeMap<String, ArrayD<f32>>)| {
+    let changed = |change: Change| {
         let bundle = copy(hippocampus(), folder.path());
         let mut golden = recorded.clone();
         change(&mut golden);
         replace(&bundle, "golden.safetensors", &safetensors(&golden));
         bundle
     };
-    type Change = fn(&mut BTreeMap<String, ArrayD<f32>>);
     let changes: [(Change, &str); 6] = [
         (|g| g.get_mut("mean").unwrap()[[0, 1, 5, 5]] += 0.1, "golden case of hippocampus"),
         (|g| g.get_mut("mean").unwrap().fill(f32::NAN), "mean holds NaN"),
@@ -247,7 +250,7 @@ fn a_golden_case_that_comes_out_otherwise() {
         (|g| drop(g.insert("z".into(), ArrayD::zeros(vec![2, 2, 11]))), "z has shape [2, 2, 11]"),
     ];
     for (change, words) in changes {
-        refused(&changed(&change), &[], &volume, &[words]);
+        refused(&changed(change), &[], &volume, &[words]);
     }
     // A changed value of the manifest is caught by it too.
     let bundle = copy(hippocampus(), folder.path());
@@ -261,7 +264,7 @@ fn a_golden_case_that_comes_out_otherwise() {
 fn a_manifest_with_faults() {
     let folder = tempfile::tempdir().unwrap();
     let volume = nifti(&folder.path().join("v.nii.gz"), [2, 36, 40], |_| ());
-    let changes: [(&[(&str, &str)], &[&str]); 6] = [
+    let changes: [(&[Edit], &[&str]); 6] = [
         (&[("votes = 5", "votes = 5\ncolour = 1")], &["colour", "unknown field"]),
         (&[("votes = 5", "votes = \"five\"")], &["votes", "invalid type"]),
         (&[("votes = 5", "votes = = 5")], &["bundle.toml: line 5"]),
@@ -403,7 +406,7 @@ fn usage_is_told_with_status_2() {
     for (more, word) in [
         (vec!["--votes", "0"], "--votes"),
         (vec!["--votes", "1001"], "--votes"),
-        (vec!["--seed", "-1"], "--seed"),
+        (vec!["--seed", "one"], "--seed"),
         (vec!["--format", "jpeg"], "--format"),
         (vec!["--provider", "tpu"], "--provider"),
         (vec!["--threads", "0"], "--threads"),
@@ -450,8 +453,10 @@ fn daemon_configuration(folder: &Path, bundle: &Path) -> PathBuf {
     let file = folder.join("daemon.toml");
     let spool = folder.join("spool");
     let text = format!(
-        "[model]\nbundle = {bundle:?}\nvotes = 1\n[spool]\ndirectory = {spool:?}\nmin_free_bytes = 0\n\
-         [ingest.dicom]\nlisten = \"127.0.0.1:0\"\n[ingest.dicom.completion]\nidle = \"300ms\"\n"
+        "[model]\nbundle = \"{}\"\nvotes = 1\n[spool]\ndirectory = \"{}\"\nmin_free_bytes = 0\n\
+         [ingest.dicom]\nlisten = \"127.0.0.1:0\"\n[ingest.dicom.completion]\nidle = \"300ms\"\n",
+        bundle.display(),
+        spool.display()
     );
     fs::write(&file, text).unwrap();
     file
