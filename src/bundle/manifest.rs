@@ -154,6 +154,15 @@ pub enum VarianceKind {
 }
 
 impl Diffusion {
+    /// Whether sampling with it stays within finite numbers. T is checked apart.
+    fn is_finite(&self) -> bool {
+        let within = (1..=64).contains(&self.steps);
+        !within
+            || self.schedule().posterior.iter().all(|p| {
+                [p.x0_weight, p.x_weight, p.log_variance].iter().all(|value| value.is_finite())
+            })
+    }
+
     #[must_use]
     pub fn schedule(&self) -> sampler::Schedule {
         let (beta_min, beta_max) = (self.beta_min, self.beta_max);
@@ -224,8 +233,10 @@ impl Manifest {
     /// As [`Manifest::read`]; `path` is only named in messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, BundleError> {
         let wrong = |reason: String| BundleError::Manifest { path: path.into(), reason };
-        let deserializer =
-            toml::Deserializer::parse(text).map_err(|e| wrong(e.message().to_owned()))?;
+        let deserializer = toml::Deserializer::parse(text).map_err(|e| {
+            let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            wrong(format!("line {}: {}", before.matches('\n').count() + 1, e.message()))
+        })?;
         let manifest: Self = serde_path_to_error::deserialize(deserializer)
             .map_err(|e| wrong(format!("{}: {}", e.path(), e.inner().message())))?;
         let faults = manifest.faults();
@@ -261,7 +272,24 @@ impl Manifest {
             self.diffusion.beta_min > 0.0 && self.diffusion.beta_max >= self.diffusion.beta_min,
             "diffusion.beta_min must be positive and not above beta_max".into(),
         );
-        check(self.network.latent > 0, "network.latent must be positive".into());
+        check(
+            self.diffusion.is_finite(),
+            "diffusion gives a schedule that is not finite; geometric variance needs beta_max below 1"
+                .into(),
+        );
+        check(
+            (1..=65536).contains(&self.network.latent),
+            format!("network.latent = {} is not 1 to 65536", self.network.latent),
+        );
+        check(
+            self.input.resize.is_none_or(|r| r.iter().all(|side| (1..=8192).contains(side))),
+            format!("input.resize = {:?} is not within 1 to 8192", self.input.resize),
+        );
+        check(
+            self.golden.as_ref().is_none_or(|g| g.tolerance > 0.0 && g.tolerance <= 0.1),
+            "golden.tolerance must be positive and at most 0.1, the mean of votes being 0 to 1"
+                .into(),
+        );
         if let Normalisation::ZScore { mean, std } = &self.normalisation {
             check(
                 mean.len() == self.input.channels
@@ -282,10 +310,11 @@ impl Manifest {
             ),
             Windows::Sliding { size, overlap, padding } => check(
                 size[..2] == self.input.size
-                    && size[2] > 0
+                    && (1..=1024).contains(&size[2])
                     && (0.0..1.0).contains(overlap)
                     && padding.is_finite(),
-                "windows.size must begin with input.size, overlap lie in [0, 1)".into(),
+                "windows.size must begin with input.size and end with 1 to 1024 slices, overlap lie in [0, 1)"
+                    .into(),
             ),
         }
         check(
@@ -311,6 +340,105 @@ impl Manifest {
                 self.network.label_channels
             ),
         );
+        faults.extend(self.text_faults());
         faults
+    }
+
+    /// Texts that no DICOM attribute can hold.
+    fn text_faults(&self) -> Vec<String> {
+        let fits = |text: &str, longest| {
+            (1..=longest).contains(&text.chars().count())
+                && !text.chars().any(|c| c.is_control() || c == '\\')
+        };
+        self.texts()
+            .filter(|(_, text, longest)| !fits(text, *longest))
+            .map(|(what, _, longest)| {
+                format!("{what} must be 1 to {longest} characters, none of them \\ or a control")
+            })
+            .collect()
+    }
+
+    /// What goes into DICOM objects and messages, with the longest that its attribute holds (LO, SH).
+    fn texts(&self) -> impl Iterator<Item = (String, &str, usize)> {
+        let own =
+            [("name".to_owned(), &*self.name, 64), ("version".to_owned(), &*self.version, 64)];
+        let labels = self.labels.iter().enumerate().flat_map(|(index, label)| {
+            let codes = [("category", &label.category), ("type", &label.kind)];
+            let codes = codes.into_iter().flat_map(move |(which, code)| {
+                [
+                    ("value", &*code.value, 16),
+                    ("scheme", &*code.scheme, 16),
+                    ("meaning", &*code.meaning, 64),
+                ]
+                .map(|(key, text, longest)| {
+                    (format!("labels[{index}].{which}.{key}"), text, longest)
+                })
+            });
+            std::iter::once((format!("labels[{index}].name"), &*label.name, 64)).chain(codes)
+        });
+        own.into_iter().chain(labels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LUNG: &str = include_str!("../../onnx/cdal_onnx/presets/lung.toml");
+    const REST: &str = "
+[diffusion]
+steps = 2
+variance = \"preserving\"
+beta_min = 0.1
+beta_max = 20.0
+
+[network]
+label_channels = 1
+features = 32
+latent = 10
+";
+
+    /// What is said of the lung preset with `from` replaced by `to`.
+    fn fault(from: &str, to: &str) -> String {
+        let text = format!("{LUNG}{REST}").replace("$name", "lung").replace("$version", "1");
+        let text = text.replace("$size", "64");
+        assert!(Manifest::parse(&text, Path::new("b.toml")).is_ok());
+        assert!(text.contains(from), "{from}");
+        Manifest::parse(&text.replace(from, to), Path::new("b.toml")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn sizes_and_numbers_that_no_run_survives_are_refused() {
+        for (from, to, said) in [
+            ("resize = [64, 64]", "resize = [0, 64]", "input.resize"),
+            ("resize = [64, 64]", "resize = [64, 9000000]", "input.resize"),
+            ("steps = 2", "steps = 65", "diffusion.steps"),
+            ("latent = 10", "latent = 9000000000", "network.latent"),
+            ("beta_max = 20.0", "beta_max = inf", "not finite"),
+            ("\"preserving\"", "\"geometric\"", "not finite"),
+            (
+                "[network]",
+                "[golden]\nfile = \"g\"\nsha256 = \"\"\ntolerance = inf\n[network]",
+                "tolerance",
+            ),
+            ("name = \"lung\"", "name = \"a\\nb\"", "name must be"),
+            ("value = \"39607008\"", "value = \"12345678901234567\"", "labels[0].type.value"),
+            ("steps = 2", "steps = = 2", "line 31: "),
+            ("votes = 30", "votes = 0\nextra = 1", "extra"),
+        ] {
+            let found = fault(from, to);
+            assert!(found.starts_with("b.toml: ") && found.contains(said), "{to}: {found}");
+            assert_eq!(found.lines().count(), 1, "{found}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let found = fault("votes = 30", "votes = 0").replace("b.toml: ", "");
+        assert!(!found.contains(';'), "{found}");
+        let text = format!("{LUNG}{REST}").replace("$size", "64").replace("steps = 2", "steps = 0");
+        let found = Manifest::parse(&text.replace("votes = 30", "votes = 0"), Path::new("b.toml"));
+        let found = found.unwrap_err().to_string();
+        assert!(found.contains("votes = 0") && found.contains("diffusion.steps = 0"), "{found}");
     }
 }

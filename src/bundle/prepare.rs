@@ -215,8 +215,10 @@ fn normalise(
             let (low, high) = samples
                 .iter()
                 .fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
+            // In double precision: the span of two finite samples may be beyond single precision.
+            let (low, high) = (f64::from(low), f64::from(high));
             let span = if high > low { high - low } else { 1.0 };
-            samples.mapv_inplace(|v| (v - low) / span * 2.0 - 1.0);
+            samples.mapv_inplace(|v| ((f64::from(v) - low) / span * 2.0 - 1.0) as f32);
             samples
         }
         Normalisation::NominalRange => {
@@ -311,8 +313,9 @@ fn case_key(samples: &Array4<f32>) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
-/// Bilinear resize of every slice to [H, W], half-pixel centres, edges clamped; when it shrinks, each output
-/// pixel averages over the pixels it covers (a triangle as wide as the step), so that detail does not alias.
+/// Bilinear resize of every slice to [H, W] with half-pixel centres; when it shrinks, each output pixel averages
+/// over the pixels it covers (a triangle as wide as the step), so that detail does not alias. At the edges only
+/// what lies inside the image counts, as in Pillow and `PyTorch`.
 fn resize_bilinear(samples: ArrayView4<'_, f32>, [height, width]: [usize; 2]) -> Array4<f32> {
     let (channels, depth, rows, columns) = samples.dim();
     if [rows, columns] == [height, width] {
@@ -342,17 +345,11 @@ fn triangle_taps(source: usize, target: usize) -> Vec<Vec<(usize, f32)>> {
     (0..target)
         .map(|index| {
             let centre = (index as f64 + 0.5) * step - 0.5;
-            let first = (centre - reach).ceil() as i64;
-            let last = (centre + reach).floor() as i64;
-            let mut taps: Vec<(usize, f64)> = Vec::new();
-            for position in first..=last {
-                let weight = 1.0 - (position as f64 - centre).abs() / reach;
-                let clamped = position.clamp(0, source as i64 - 1) as usize;
-                match taps.last_mut() {
-                    Some((at, sum)) if *at == clamped => *sum += weight,
-                    _ => taps.push((clamped, weight)),
-                }
-            }
+            let first = (centre - reach).ceil().max(0.0) as usize;
+            let last = ((centre + reach).floor() as usize).min(source - 1);
+            let taps: Vec<(usize, f64)> = (first..=last)
+                .map(|position| (position, 1.0 - (position as f64 - centre).abs() / reach))
+                .collect();
             let total: f64 = taps.iter().map(|tap| tap.1).sum();
             taps.into_iter().map(|(at, weight)| (at, (weight / total) as f32)).collect()
         })
@@ -388,5 +385,11 @@ mod tests {
         let stripes = Array4::from_shape_fn((1, 1, 1, 8), |(_, _, _, x)| (x % 2) as f32);
         let half = resize_bilinear(stripes.view(), [1, 4]);
         assert!(half.iter().all(|v| (v - 0.5).abs() < 0.13), "{half}");
+    }
+
+    #[test]
+    fn the_edge_of_a_shrunk_image_averages_what_is_there() {
+        assert_eq!(triangle_taps(4, 2)[0], [(0, 3.0 / 7.0), (1, 3.0 / 7.0), (2, 1.0 / 7.0)]);
+        assert_eq!(triangle_taps(1, 3), [[(0, 1.0)], [(0, 1.0)], [(0, 1.0)]]);
     }
 }

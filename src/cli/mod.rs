@@ -18,7 +18,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
-use crate::engine::{Options, Provider};
+use crate::engine::{EngineError, Options, Provider};
+use crate::segmenter::SegmenterError;
+use crate::train::TrainError;
 
 #[derive(Debug, Parser)]
 #[command(name = "cdal", version, about)]
@@ -96,10 +98,20 @@ impl EngineArgs {
     }
 }
 
+/// Says of an error that it lies in what was configured, not in a job.
+#[derive(Debug)]
+struct Misconfigured(&'static str);
+
+impl std::fmt::Display for Misconfigured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
 /// Runs a command; the one place that prints errors.
 #[must_use]
 pub fn run(command_line: CommandLine) -> ExitStatus {
-    let result = match command_line.command {
+    let command = || match command_line.command {
         Command::Segment(args) => segment::run(args),
         Command::Serve(args) => serve::run(&args),
         Command::Workstation(args) => workstation::run(args),
@@ -108,13 +120,61 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         Command::Phantom(args) => phantom::run(args),
         Command::Config(args) => config::run(args),
     };
+    // The panic's own message is on stderr already.
+    let Ok(result) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(command)) else {
+        return ExitStatus::Internal;
+    };
     result.unwrap_or_else(|error| {
-        eprintln!("cdal: {error:#}");
-        match error.downcast_ref::<DaemonError>() {
-            Some(DaemonError::Thread(_)) => ExitStatus::Internal,
-            Some(_) => ExitStatus::Configuration,
-            None if error.is::<ConfigError>() => ExitStatus::Configuration,
-            None => ExitStatus::JobFailed,
-        }
+        eprintln!("cdal: {}", told_once(&error));
+        status_of(&error)
     })
+}
+
+/// What failed and why. An error that already quotes its cause is not followed by it again.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
+}
+
+fn status_of(error: &anyhow::Error) -> ExitStatus {
+    if let Some(SegmenterError::Engine(EngineError::Gone)) = error.downcast_ref() {
+        return ExitStatus::Internal;
+    }
+    match error.downcast_ref::<DaemonError>() {
+        Some(DaemonError::Thread(_)) => return ExitStatus::Internal,
+        Some(_) => return ExitStatus::Configuration,
+        None => {}
+    }
+    let is_configuration = error.is::<Misconfigured>()
+        || error.is::<ConfigError>()
+        || matches!(error.downcast_ref(), Some(TrainError::Config(_)));
+    if is_configuration { ExitStatus::Configuration } else { ExitStatus::JobFailed }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let quoted = Err::<(), _>(anyhow!("no such file")).context("read a.toml: no such file");
+        assert_eq!(told_once(&quoted.unwrap_err()), "read a.toml: no such file");
+        let fresh = Err::<(), _>(anyhow!("no such file")).context("read a.toml");
+        assert_eq!(told_once(&fresh.unwrap_err()), "read a.toml: no such file");
+    }
+
+    #[test]
+    fn an_engine_that_ended_is_a_fault_of_the_program() {
+        let gone = anyhow::Error::from(SegmenterError::Engine(EngineError::Gone)).context("a.png");
+        assert_eq!(status_of(&gone), ExitStatus::Internal);
+    }
 }

@@ -1,4 +1,5 @@
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -8,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{EngineArgs, ExitStatus, files::write_whole};
+use super::{EngineArgs, ExitStatus, files::write_together};
 use crate::{
     codec::{self, Case, Source, mask_png, nifti, overlay, seg},
     domain::Segmentation,
@@ -85,11 +86,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("{}: cannot be made", args.out.display()))?;
     let request = Request { votes: args.votes.map(usize::from), seed: args.seed, noise };
+    let mut names = HashSet::new();
     for input in &args.inputs {
         let started = Instant::now();
         let cases = codec::read(input)?;
         let decode = started.elapsed().as_secs_f64() * 1e3 / cases.len() as f64;
         for case in &cases {
+            if !names.insert(case.name.clone()) {
+                bail!(
+                    "{}: another input is named {} too, their results would have one name; segment them into \
+                     two folders",
+                    input.display(),
+                    case.name
+                );
+            }
             let outcome = segmenter
                 .segment(&case.volume, &request)
                 .with_context(|| input.display().to_string())?;
@@ -140,12 +150,19 @@ fn write(
             }
         }
     }
-    results.into_iter().map(|(path, bytes)| write_whole(&path, &bytes).map(|()| path)).collect()
+    write_together(&results)?;
+    Ok(results.into_iter().map(|(path, _)| path).collect())
 }
 
 fn formats(args: &Args, case: &Case) -> Vec<Format> {
     if !args.format.is_empty() {
-        return args.format.clone();
+        let mut formats: Vec<Format> = Vec::new();
+        for format in &args.format {
+            if !formats.contains(format) {
+                formats.push(*format);
+            }
+        }
+        return formats;
     }
     match case.source {
         Source::Dicom(_) => vec![Format::Seg],

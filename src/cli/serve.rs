@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::ExitStatus;
 use super::signals::Signals;
+use super::{ExitStatus, Misconfigured};
 use crate::config::{self, Loaded};
 use crate::daemon::{self, Daemon, SegmentWorker, Worker};
 use crate::engine::{Options, Purpose, Runtime};
@@ -22,7 +22,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
     let files: Vec<_> = args.config.iter().map(PathBuf::as_path).collect();
     let loaded = config::load(&files)?;
-    let worker = worker(&loaded)?;
+    let worker = worker(&loaded).context(Misconfigured("the daemon cannot start"))?;
     tracing::info!(revision = loaded.revision, "configuration loaded");
     serve(loaded.settings.daemon(), worker)
 }

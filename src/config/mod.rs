@@ -90,8 +90,11 @@ impl Settings {
                 found.into_iter().map(|f| Fault::new(format!("{section}.{}", f.key), f.problem)),
             );
         };
-        if self.model.votes == Some(0) {
-            under("model", vec![Fault::new("votes", "must be at least 1")]);
+        if self.model.votes.is_some_and(|votes| !(1..=1000).contains(&votes)) {
+            under("model", vec![Fault::new("votes", "must be 1 to 1000")]);
+        }
+        if self.runtime.intra_threads > 1024 {
+            under("runtime", vec![Fault::new("intra_threads", "must be at most 1024")]);
         }
         under("spool", self.spool.faults());
         under("ingest", self.ingest.faults());

@@ -26,7 +26,8 @@ impl Segmenter {
         let interface = interface(manifest);
         noise.check(&interface, manifest.diffusion.steps, votes)?;
         let [c, h, w] = interface.image;
-        if image.shape() != [1, c, h, w] || expected.shape()[1..] != interface.label() {
+        let [l, ..] = interface.label();
+        if image.shape() != [1, c, h, w] || expected.shape() != [1, l, h, w] {
             return Err(damaged("image or mean has another shape than the bundle".into()));
         }
 

@@ -53,6 +53,9 @@ impl RecordedNoise {
         votes: usize,
     ) -> Result<(), SegmenterError> {
         let held = self.votes();
+        if held == 0 {
+            return Err(SegmenterError::Noise("it holds no votes".into()));
+        }
         if votes > held {
             return Err(SegmenterError::Noise(format!(
                 "it holds {held} votes and {votes} are asked for; give --votes {held} or less"
@@ -85,11 +88,14 @@ pub(super) fn tensor<D: ndarray::Dimension>(
     if view.dtype() != Dtype::F32 {
         return Err(format!("tensor {name} is {:?}, not float32", view.dtype()));
     }
-    let values = view
+    let values: Vec<f32> = view
         .data()
         .chunks_exact(4)
         .map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four")))
         .collect();
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(format!("tensor {name} holds NaN or infinity"));
+    }
     ArrayD::from_shape_vec(IxDyn(view.shape()), values)
         .and_then(ndarray::ArrayD::into_dimensionality)
         .map_err(|_| format!("tensor {name} has shape {:?}, needed is {form}", view.shape()))

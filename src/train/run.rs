@@ -63,6 +63,10 @@ pub fn train(
     }
     fs::create_dir_all(folder).map_err(|e| file(folder, &e))?;
     let artifacts = folder.join("artifacts");
+    if !last.exists() && artifacts.exists() {
+        // Left by a run that made no checkpoint, maybe of other parameters.
+        fs::remove_dir_all(&artifacts).map_err(|e| file(&artifacts, &e))?;
+    }
     ensure_artifacts(config, &artifacts)?;
     let manifest = Manifest::read(&artifacts.join("recipe.toml"))?;
     let mut run = Run::start(config, runtime, &artifacts, &last, manifest)?;

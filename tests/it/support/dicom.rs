@@ -52,6 +52,12 @@ impl Dataset {
     }
 }
 
+impl From<Dataset> for Vec<u8> {
+    fn from(dataset: Dataset) -> Self {
+        dataset.0
+    }
+}
+
 /// A Part-10 file with `size` x `size` pixels.
 pub fn image(class: &str, sop: &Uid, series: &Uid, instance: u16, size: u16) -> Vec<u8> {
     let pixels: Vec<u16> = (0..size * size).map(|n| n.wrapping_mul(instance + 1) % 4096).collect();
