@@ -5,9 +5,11 @@
 //! a new dataset needs no code. Nothing here runs a network. Called by `segmenter`, `train`, `cli`, `daemon`.
 
 mod assemble;
+mod faults;
 mod manifest;
 mod open;
 mod prepare;
+mod resize;
 
 pub use assemble::Assembly;
 pub use manifest::{

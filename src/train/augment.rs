@@ -4,7 +4,7 @@ use ndarray::{Array2, Array3, ArrayView2, Axis};
 
 use super::{
     Augmentation, Example,
-    data::{AUGMENT, GRAIN, uniforms},
+    draws::{AUGMENT, GRAIN, uniforms},
 };
 use crate::{
     bundle::Crop,

@@ -9,12 +9,16 @@ use std::{
     thread,
 };
 
-use ndarray::{Array1, Array2, Array3, Array4, Axis, s};
+use ndarray::{Array1, Array2, Array3, Array4, Axis};
 
-use super::{Augmentation, Config, Data, TrainError, augment::augment, pairs};
+use super::{
+    Augmentation, Config, Data, Example, TrainError,
+    augment::augment,
+    draws::{CASE, SLICE, TIME, index, uniforms},
+    pairs,
+};
 use crate::{
-    bundle::{self, Manifest, Prepared},
-    domain::Volume,
+    bundle::Manifest,
     phantom::phantom,
     sampler::{Draw, Noise, Philox, Schedule},
 };
@@ -32,19 +36,6 @@ pub struct Batch {
     pub z: Array2<f32>,
     /// Clean label in [-1, 1], [N, L, H, W].
     pub target: Array4<f32>,
-}
-
-/// A case with its truth, as the network sees them.
-#[derive(Debug, Clone)]
-pub struct Example {
-    pub volume: Volume,
-    /// [D, H, W] on the volume's grid.
-    pub truth: Array3<u8>,
-    pub prepared: Prepared,
-    /// [D, H, W] on the working grid; padding is background.
-    pub working_truth: Array3<u8>,
-    /// Numbers of the crops that show a label.
-    telling: Vec<usize>,
 }
 
 /// All that a batch depends on.
@@ -76,7 +67,7 @@ impl Batches {
         let (source, validation) = match &config.data {
             Data::Phantom { first_seed, validation_first_seed: first, validation_cases } => {
                 let validation = (*first..first + validation_cases)
-                    .map(|seed| example(&manifest, phantom(seed).into()))
+                    .map(|seed| Example::new(&manifest, phantom(seed).into()))
                     .collect::<Result<_, _>>()?;
                 (Source::Phantom { first_seed: *first_seed }, validation)
             }
@@ -86,7 +77,7 @@ impl Batches {
                 let read = |stems: Vec<String>| -> Result<Vec<Example>, TrainError> {
                     stems
                         .iter()
-                        .map(|stem| example(&manifest, pairs::read(&manifest, folder, stem)?))
+                        .map(|stem| Example::new(&manifest, pairs::read(&manifest, folder, stem)?))
                         .collect()
                 };
                 (Source::Cached { training: read(train)? }, read(validate)?)
@@ -120,7 +111,7 @@ impl Batches {
                 let cases = self.size.div_ceil(SLICES_OF_A_CASE) as u64;
                 for case in 0..cases {
                     let seed = first_seed + step * cases + case;
-                    let example = example(&self.manifest, phantom(seed).into())?;
+                    let example = Example::new(&self.manifest, phantom(seed).into())?;
                     for _ in 0..SLICES_OF_A_CASE.min(self.size - slices.len()) {
                         slices.push(self.slice(&example, noise, slices.len()));
                     }
@@ -195,72 +186,10 @@ impl Batches {
     }
 }
 
-fn example(
-    manifest: &Manifest,
-    (volume, truth): (Volume, Array3<u8>),
-) -> Result<Example, TrainError> {
-    let prepared = bundle::prepare(manifest, &volume)?;
-    let labels = truth.view().insert_axis(Axis(0)).to_owned();
-    let (oriented, _) = bundle::to_canonical(manifest, &labels, volume.geometry.as_ref());
-    let [d, h, w] = prepared.grid.working;
-    let [a, b, c] = prepared.grid.offset;
-    let mut working_truth = Array3::zeros((d, h, w));
-    let (_, d, h, w) = oriented.dim();
-    working_truth
-        .slice_mut(s![a..a + d, b..b + h, c..c + w])
-        .assign(&oriented.index_axis(Axis(0), 0));
-    let crops = &prepared.crops;
-    let size = prepared.size;
-    let shows = |crop: &bundle::Crop| {
-        let rows = crop.row..crop.row + size[0];
-        let columns = crop.column..crop.column + size[1];
-        working_truth.slice(s![crop.slice, rows, columns]).iter().any(|&value| value > 0)
-    };
-    let telling = (0..crops.len()).filter(|&n| shows(&crops[n])).collect();
-    Ok(Example { volume, truth, prepared, working_truth, telling })
-}
-
-impl From<crate::phantom::Phantom> for (Volume, Array3<u8>) {
-    fn from(phantom: crate::phantom::Phantom) -> Self {
-        (phantom.volume, phantom.truth)
-    }
-}
-
-impl Example {
-    /// A crop by two uniform numbers: five in six show the structure, where there is one.
-    fn choose(&self, telling: f64, which: f64) -> bundle::Crop {
-        let crops = &self.prepared.crops;
-        if self.telling.is_empty() || telling < 1.0 / 6.0 {
-            crops[index(which, crops.len())]
-        } else {
-            crops[self.telling[index(which, self.telling.len())]]
-        }
-    }
-}
-
 /// -1 and 1 for each of `channels` label values, [L, H, W].
 fn one_hot(label: &Array2<u8>, channels: usize) -> Array3<f32> {
     let (h, w) = label.dim();
     Array3::from_shape_fn((channels, h, w), |(channel, row, column)| {
         if usize::from(label[[row, column]]) == channel { 1.0 } else { -1.0 }
     })
-}
-
-/// What uniform draws of a step are for; the votes of the noise below 8 are the normal draws.
-const CASE: usize = 8;
-const SLICE: usize = 9;
-const TIME: usize = 10;
-pub(super) const AUGMENT: usize = 11;
-pub(super) const GRAIN: usize = 12;
-
-/// Uniform numbers in (0, 1) for slice `number` of a step.
-pub(super) fn uniforms<const N: usize>(noise: Philox, number: usize, purpose: usize) -> [f64; N] {
-    let mut normals = [0.0_f32; N];
-    noise.fill(number, purpose, Draw::Start, &mut normals);
-    normals.map(|normal| 0.5 * libm::erfc(-f64::from(normal) / std::f64::consts::SQRT_2))
-}
-
-/// A uniform number to one of `count`.
-fn index(uniform: f64, count: usize) -> usize {
-    ((uniform * count as f64) as usize).min(count - 1)
 }

@@ -5,15 +5,20 @@
 //! resumed takes the same steps as one that was not; a checkpoint is whole or absent. Called by `cli`.
 
 mod augment;
+mod checkpoint;
 mod config;
 mod data;
+mod draws;
+mod example;
 mod pairs;
 mod run;
 mod session;
 mod tools;
+mod validate;
 
 pub use config::{Augmentation, Card, Config, Data, Model, Optimiser};
-pub use data::{Batch, Batches, Example};
+pub use data::{Batch, Batches};
+pub use example::Example;
 pub use run::{Progress, train};
 pub use session::{Inputs, TrainingSession};
 

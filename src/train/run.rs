@@ -7,18 +7,15 @@ use std::{
     time::Instant,
 };
 
-use ndarray::{Array1, Array4, ArrayView2, ArrayView4, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Batches, Config, Example, Inputs, TrainError, TrainingSession,
+    checkpoint::{read_floats, recover, swap, sync},
     tools::{ensure_artifacts, export, file, safetensors, tensor_names, write_whole},
+    validate::mean_dice,
 };
-use crate::{
-    bundle::{Assembly, Manifest},
-    engine::Runtime,
-    sampler::{Ballot, Denoiser, Philox, Schedule, Shape, Tally, sample},
-};
+use crate::{bundle::Manifest, engine::Runtime, sampler::Schedule};
 
 /// One line of `metrics.jsonl`, and what the terminal shows.
 #[derive(Debug, Clone, Serialize)]
@@ -183,22 +180,10 @@ impl<'a> Run<'a> {
     fn validate(&mut self) -> Result<Vec<f64>, TrainError> {
         let training = self.session.parameters()?;
         self.session.set_parameters(&self.average)?;
-        let result = self.dice();
+        let result =
+            mean_dice(&mut self.session, self.batches.manifest(), &self.schedule, &self.validation);
         self.session.set_parameters(&training)?;
         result
-    }
-
-    fn dice(&mut self) -> Result<Vec<f64>, TrainError> {
-        let manifest = self.batches.manifest();
-        let labels = manifest.labels.len();
-        let mut sums = vec![0.0; labels];
-        for example in &self.validation {
-            let mask = segment(&mut self.session, manifest, &self.schedule, example)?;
-            for (label, sum) in sums.iter_mut().enumerate() {
-                *sum += dice(&mask, &example.truth, label as u8 + 1);
-            }
-        }
-        Ok(sums.iter().map(|sum| sum / self.validation.len().max(1) as f64).collect())
     }
 
     /// Replaces `last` (and `best`, if it is) by the present state; a crash leaves the old or the new one.
@@ -234,82 +219,6 @@ impl<'a> Run<'a> {
         self.session.set_parameters(&training)?;
         write_whole(path, &safetensors(&named?)?)
     }
-}
-
-/// The mask of a case by the network under training, on the case's own grid.
-fn segment(
-    session: &mut TrainingSession,
-    manifest: &Manifest,
-    schedule: &Schedule,
-    example: &Example,
-) -> Result<ndarray::Array3<u8>, TrainError> {
-    const BATCH: usize = 16;
-    let prepared = &example.prepared;
-    let [h, w] = prepared.size;
-    let shape =
-        Shape { label: [manifest.network.label_channels, h, w], latent: manifest.network.latent };
-    let noise = Philox::new(0, prepared.case_key);
-    let mut assembly = Assembly::new(shape.label[0], &prepared.grid);
-    let numbers: Vec<usize> = (0..prepared.samples.len()).collect();
-    for numbers in numbers.chunks(BATCH) {
-        let mut tallies = vec![Tally::new(shape.label); numbers.len()];
-        for vote in 0..manifest.votes {
-            let ballots: Vec<_> = numbers.iter().map(|&image| Ballot { image, vote }).collect();
-            let mut denoiser = UnderTraining { session, example };
-            let x = sample(&mut denoiser, schedule, shape, &noise, &ballots, |_, _, _| ())?;
-            for (tally, x0) in tallies.iter_mut().zip(x.axis_iter(Axis(0))) {
-                tally.add(x0);
-            }
-        }
-        for (&number, tally) in numbers.iter().zip(&tallies) {
-            let crop = prepared.crops[prepared.samples[number].crop];
-            assembly.add(crop, tally.mean().view(), tally.mask().view());
-        }
-    }
-    Ok(assembly.finish(manifest, &prepared.grid).mask)
-}
-
-/// The eval graph as a denoiser: it sees the whole image each time, the condition is not shared.
-struct UnderTraining<'a> {
-    session: &'a mut TrainingSession,
-    example: &'a Example,
-}
-
-impl Denoiser for UnderTraining<'_> {
-    type Error = TrainError;
-
-    fn denoise(
-        &mut self,
-        images: &[usize],
-        step: usize,
-        x: ArrayView4<'_, f32>,
-        z: ArrayView2<'_, f32>,
-    ) -> Result<Array4<f32>, TrainError> {
-        let prepared = &self.example.prepared;
-        let pixels: Vec<_> = images
-            .iter()
-            .map(|&image| prepared.pixels(prepared.crops[prepared.samples[image].crop]))
-            .collect();
-        let image = concatenate(Axis(0), &pixels).expect("crops share one shape");
-        let predicted = self.session.predict(&Inputs {
-            x: x.into_dyn(),
-            t: &Array1::from_elem(images.len(), step as i64),
-            image: image.view().into_dyn(),
-            z: z.into_dyn(),
-            target: x.into_dyn(),
-        })?;
-        predicted.into_dimensionality().map_err(|e| TrainError::Runtime(e.to_string()))
-    }
-}
-
-/// 2|A∩B| / (|A|+|B|) of one label; 1 where neither has it.
-fn dice(a: &ndarray::Array3<u8>, b: &ndarray::Array3<u8>, label: u8) -> f64 {
-    let (mut both, mut sum) = (0_u64, 0_u64);
-    for (&a, &b) in a.iter().zip(b) {
-        both += u64::from(a == label && b == label);
-        sum += u64::from(a == label) + u64::from(b == label);
-    }
-    if sum == 0 { 1.0 } else { 2.0 * both as f64 / sum as f64 }
 }
 
 /// Mean loss and speed between two lines of progress.
@@ -349,49 +258,4 @@ fn append(path: &Path, progress: &Progress) -> Result<(), TrainError> {
     let mut out =
         fs::OpenOptions::new().create(true).append(true).open(path).map_err(|e| file(path, &e))?;
     writeln!(out, "{line}").map_err(|e| file(path, &e))
-}
-
-fn read_floats(path: &Path, count: usize) -> Result<Vec<f32>, TrainError> {
-    let bytes = fs::read(path).map_err(|e| file(path, &e))?;
-    if bytes.len() != 4 * count {
-        let reason = format!(
-            "has {} bytes for {count} parameters; the run's parameters changed",
-            bytes.len()
-        );
-        return Err(TrainError::File { path: path.into(), reason });
-    }
-    Ok(bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four")))
-        .collect())
-}
-
-fn sync(path: &Path) -> Result<(), TrainError> {
-    fs::File::open(path).and_then(|f| f.sync_all()).map_err(|e| file(path, &e))
-}
-
-/// Where a checkpoint stands while its successor takes its place.
-fn previous(last: &Path) -> PathBuf {
-    last.with_file_name(".previous")
-}
-
-/// After a crash between the two renames of [`swap`], the earlier checkpoint is still the last one.
-fn recover(last: &Path) -> Result<(), TrainError> {
-    let aside = previous(last);
-    if aside.is_dir() && !last.exists() {
-        fs::rename(&aside, last).map_err(|e| file(last, &e))?;
-    }
-    Ok(())
-}
-
-/// Puts folder `new` in the place of `old`.
-fn swap(new: &Path, old: &Path) -> Result<(), TrainError> {
-    let aside = previous(old);
-    let _ = fs::remove_dir_all(&aside);
-    if old.exists() {
-        fs::rename(old, &aside).map_err(|e| file(old, &e))?;
-    }
-    fs::rename(new, old).map_err(|e| file(old, &e))?;
-    let _ = fs::remove_dir_all(&aside);
-    Ok(())
 }

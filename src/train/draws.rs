@@ -1,0 +1,22 @@
+//! Random numbers of a step, each addressed by what it is for.
+
+use crate::sampler::{Draw, Noise, Philox};
+
+/// What uniform draws of a step are for; the votes of the noise below 8 are the normal draws.
+pub(super) const CASE: usize = 8;
+pub(super) const SLICE: usize = 9;
+pub(super) const TIME: usize = 10;
+pub(super) const AUGMENT: usize = 11;
+pub(super) const GRAIN: usize = 12;
+
+/// Uniform numbers in (0, 1) for slice `number` of a step.
+pub(super) fn uniforms<const N: usize>(noise: Philox, number: usize, purpose: usize) -> [f64; N] {
+    let mut normals = [0.0_f32; N];
+    noise.fill(number, purpose, Draw::Start, &mut normals);
+    normals.map(|normal| 0.5 * libm::erfc(-f64::from(normal) / std::f64::consts::SQRT_2))
+}
+
+/// A uniform number to one of `count`.
+pub(super) fn index(uniform: f64, count: usize) -> usize {
+    ((uniform * count as f64) as usize).min(count - 1)
+}
