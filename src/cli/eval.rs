@@ -138,10 +138,10 @@ fn table(report: &Report) {
     }
     for label in report.summary.labels.iter().filter(|label| label.missed + label.invented > 0) {
         let (name, missed, invented) = (&label.name, label.missed, label.invented);
-        eprintln!("{name}: missed in {missed} cases, marked without truth in {invented}");
+        eprintln!("{name}: cases missed {missed}, marked without truth {invented}");
     }
     eprintln!(
-        "{} cases, {} {}, {} votes, seed {}, {:.0} ms a case",
+        "cases {}, model {} {}, votes {}, seed {}, {:.0} ms a case",
         report.cases.len(),
         report.model.name,
         report.model.version,

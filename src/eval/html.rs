@@ -36,15 +36,15 @@ fn write_page(
         html,
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style>\
-         <h1>{title}</h1><p>{} cases",
+         <h1>{title}</h1><p>Cases: {}",
         report.cases.len()
     )?;
     if let Some(split) = &report.data.split {
-        write!(html, " of the split <b>{}</b> in {}", escape(&split.name), escape(&split.file))?;
+        write!(html, ", the split <b>{}</b> of {}", escape(&split.name), escape(&split.file))?;
     }
     write!(
         html,
-        "; {} time-steps, {} votes, seed {}, {:.0} ms a case. cdal {}, model <code>{}</code>.</p>",
+        "; time-steps {}, votes {}, seed {}, {:.0} ms a case. cdal {}, model <code>{}</code>.</p>",
         report.steps,
         report.votes,
         report.seed,
