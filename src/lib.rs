@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod deliver;
 pub mod domain;
 pub mod engine;
+pub mod eval;
 pub mod ingest;
 pub mod phantom;
 pub mod sampler;

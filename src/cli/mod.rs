@@ -4,6 +4,7 @@
 
 mod bundle;
 mod config;
+mod eval;
 mod files;
 mod phantom;
 mod segment;
@@ -40,6 +41,8 @@ pub enum Command {
     Serve(serve::Args),
     /// The receiving side: takes masks by DICOM and serial line into a folder
     Workstation(workstation::Args),
+    /// Measure a bundle against images with truth: Dice, IoU, HD95
+    Eval(eval::Args),
     /// Train a generator and leave a finished bundle
     Train(train::Args),
     /// Check or describe a model bundle
@@ -115,6 +118,7 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         Command::Segment(args) => segment::run(args),
         Command::Serve(args) => serve::run(&args),
         Command::Workstation(args) => workstation::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Train(args) => train::run(&args),
         Command::Bundle(args) => bundle::run(args),
         Command::Phantom(args) => phantom::run(args),

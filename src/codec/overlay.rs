@@ -24,6 +24,32 @@ const CLIPPED: f64 = 0.005;
 /// # Errors
 /// If `mask` is not the size of `volume`.
 pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u8>, CodecError> {
+    draw(volume, mask, &slices_to_show(mask), labels)
+}
+
+/// Two masks as [`png`] draws one, both on the slices that hold a label in either, to be looked at side by side.
+///
+/// # Errors
+/// As [`png`].
+pub fn pair(
+    volume: &Volume,
+    masks: [&Array3<u8>; 2],
+    labels: &[Label],
+) -> Result<[Vec<u8>; 2], CodecError> {
+    let mut either = masks[0].clone();
+    if masks[1].dim() == either.dim() {
+        either.zip_mut_with(masks[1], |a, &b| *a |= b);
+    }
+    let shown = slices_to_show(&either);
+    Ok([draw(volume, masks[0], &shown, labels)?, draw(volume, masks[1], &shown, labels)?])
+}
+
+fn draw(
+    volume: &Volume,
+    mask: &Array3<u8>,
+    shown: &[usize],
+    labels: &[Label],
+) -> Result<Vec<u8>, CodecError> {
     let (channels, slices, rows, columns) = volume.samples.dim();
     if mask.shape() != [slices, rows, columns] {
         return Err(CodecError::Shape {
@@ -32,7 +58,6 @@ pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u
             expected: vec![slices, rows, columns],
         });
     }
-    let shown = slices_to_show(mask);
     let (black, white) = display_range(volume, channels);
     let side = if slices == 1 { SINGLE_SIDE } else { TILE_SIDE };
     let (tile_rows, tile_columns) = tile_size(volume, rows, columns, side);

@@ -38,6 +38,12 @@ impl Philox {
         let mixed = philox([c, d, 0x6364_616c, 0], [a, b]);
         Self { key: [mixed[0], mixed[1]] }
     }
+
+    /// Four uniform words for draws that are not normal, addressed as the caller likes.
+    #[must_use]
+    pub fn bits(&self, counter: [u32; 4]) -> [u32; 4] {
+        philox(counter, self.key)
+    }
 }
 
 impl Noise for Philox {

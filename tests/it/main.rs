@@ -9,6 +9,7 @@ mod codec_seg;
 mod config;
 mod crash;
 mod delivery;
+mod eval;
 mod ingest;
 mod phantom_model;
 mod project;

@@ -16,6 +16,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("ingest", &["codec", "spool"]),
     ("deliver", &["codec", "spool"]),
     ("train", &["bundle", "codec", "engine", "phantom", "sampler"]),
+    ("eval", &["bundle", "codec", "sampler", "segmenter"]),
     ("daemon", &["bundle", "codec", "deliver", "engine", "ingest", "segmenter", "spool"]),
     ("config", &["daemon", "deliver", "engine", "ingest", "spool"]),
     (
@@ -27,6 +28,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "daemon",
             "deliver",
             "engine",
+            "eval",
             "ingest",
             "phantom",
             "sampler",

@@ -1,0 +1,82 @@
+//! Evaluation: a bundle against a folder of images with truth. Overlap, surface distance, who did best and worst.
+//!
+//! [`metrics`] holds the definitions, [`summary`] the means and their intervals, [`dataset`] what is compared with
+//! what. Nothing here prints or writes: the caller gets a [`Report`] (its type documents the JSON schema), a
+//! [`Gallery`] of pictures and, from [`html::page`], one self-contained page. Called by `cli`.
+//!
+//! Invariants: a pair whose sizes or places differ, or whose label holds a value the model does not know, is an
+//! error and never compared; every case counts once; the report names all that is needed to compute it again.
+
+pub mod dataset;
+mod error;
+mod gallery;
+pub mod html;
+pub mod metrics;
+mod report;
+pub mod summary;
+
+pub use dataset::{Dataset, Pair, Split};
+pub use error::EvalError;
+pub use gallery::{Gallery, Picture};
+pub use report::{CaseReport, LabelReport, LabelSummary, Report, Summary, Unit};
+
+use crate::segmenter::{Request, Segmenter};
+
+/// Spacing that stands in where an image has none: HD95 is then in pixels.
+const UNIT_SPACING: [f64; 3] = [1.0; 3];
+
+/// How far an evaluation is.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    /// From 1.
+    pub number: usize,
+    pub of: usize,
+    pub case: &'a CaseReport,
+}
+
+/// Segments every case of `dataset` and compares the masks with their truth.
+///
+/// # Errors
+/// At the first pair that cannot be read, does not fit together or cannot be segmented.
+pub fn evaluate(
+    segmenter: &Segmenter,
+    dataset: &Dataset,
+    request: &Request,
+    mut progress: impl FnMut(&Progress<'_>),
+) -> Result<(Report, Gallery), EvalError> {
+    let labels = &segmenter.bundle().manifest.labels;
+    let mut cases = Vec::with_capacity(dataset.pairs.len());
+    let mut gallery = Gallery::default();
+    let mut votes = segmenter.bundle().manifest.votes;
+    for (number, pair) in dataset.pairs.iter().enumerate() {
+        let (volume, truth) = pair.read(labels)?;
+        let outcome = segmenter
+            .segment(&volume, request)
+            .map_err(|source| EvalError::Case { case: pair.stem.clone(), source })?;
+        votes = outcome.votes;
+        let mask = &outcome.segmentation.mask;
+        let spacing = volume.geometry.map(|geometry| {
+            let [columns, rows, slices] = geometry.spacing;
+            [slices, rows, columns]
+        });
+        let measured = labels.iter().map(|label| {
+            let spacing = spacing.unwrap_or(UNIT_SPACING);
+            let overlap = metrics::Overlap::count(mask.view(), truth.view(), label.value);
+            let hd95 = metrics::hd95(mask.view(), truth.view(), label.value, spacing);
+            LabelReport::new(label.value, overlap, hd95)
+        });
+        let stages = outcome.stages;
+        let time = stages.prepare + stages.condition + stages.denoise + stages.assemble;
+        let case = CaseReport::new(
+            pair.stem.clone(),
+            mask.dim(),
+            spacing,
+            time.as_secs_f64() * 1e3,
+            measured.collect(),
+        );
+        gallery.offer(&case, &volume, mask, &truth, labels)?;
+        progress(&Progress { number: number + 1, of: dataset.pairs.len(), case: &case });
+        cases.push(case);
+    }
+    Ok((Report::new(segmenter, dataset, votes, request.seed, cases), gallery))
+}
