@@ -11,6 +11,7 @@ mod crash;
 mod delivery;
 mod eval;
 mod ingest;
+mod main_job;
 mod phantom_model;
 mod project;
 mod rooms;
