@@ -42,6 +42,10 @@ impl Manifest {
             format!("network.latent = {} is not 1 to 65536", self.network.latent),
         );
         check(
+            (1..=4096).contains(&self.network.features),
+            format!("network.features = {} is not 1 to 4096", self.network.features),
+        );
+        check(
             self.input.resize.is_none_or(|r| r.iter().all(|side| (1..=8192).contains(side))),
             format!("input.resize = {:?} is not within 1 to 8192", self.input.resize),
         );

@@ -278,6 +278,7 @@ latent = 10
             ("resize = [64, 64]", "resize = [64, 9000000]", "input.resize"),
             ("steps = 2", "steps = 65", "diffusion.steps"),
             ("latent = 10", "latent = 9000000000", "network.latent"),
+            ("features = 32", "features = 0", "network.features"),
             ("beta_max = 20.0", "beta_max = inf", "not finite"),
             ("\"preserving\"", "\"geometric\"", "not finite"),
             (

@@ -28,14 +28,17 @@ impl<'a> Conditioned<'a> {
         crops: &[Crop],
         batch: usize,
     ) -> Result<Self, EngineError> {
-        let mut parts = Vec::new();
-        for crops in crops.chunks(batch) {
+        let interface = generator.interface();
+        let [_, height, width] = interface.image;
+        let mut features = Array4::zeros((crops.len(), interface.features, height, width));
+        for (number, crops) in crops.chunks(batch).enumerate() {
             let pixels: Vec<_> = crops.iter().map(|&crop| prepared.pixels(crop)).collect();
             let images = concatenate(Axis(0), &pixels).expect("crops share one shape");
-            parts.push(generator.condition(images.view())?);
+            let from = number * batch;
+            features
+                .slice_mut(s![from..from + crops.len(), .., .., ..])
+                .assign(&generator.condition(images.view())?);
         }
-        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-        let features = concatenate(Axis(0), &views).expect("features share one shape");
         let crop_of = prepared.samples.iter().map(|sample| sample.crop).collect();
         Ok(Self { generator, features, first, crop_of })
     }

@@ -188,8 +188,8 @@ pub fn interface(manifest: &Manifest) -> Interface {
 /// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
 /// that activations stay near the cache.
 const BATCH_PIXELS: usize = 32 * 1024;
-/// Crops whose features are held at once.
-const CHUNK_CROPS: usize = 64;
+/// Values of condition features that are held at once (256 MiB); at least one crop's.
+const HELD_FEATURES: usize = 64 << 20;
 
 fn vote(
     generator: &mut Generator,
@@ -202,6 +202,7 @@ fn vote(
     let label = interface(manifest).label();
     let shape = Shape { label, latent: manifest.network.latent };
     let batch = (BATCH_PIXELS / (label[1] * label[2])).max(1);
+    let held = (HELD_FEATURES / (manifest.network.features * label[1] * label[2])).max(1);
     let mut assembly = Assembly::new(label[0], &prepared.grid);
     let mut stages = Stages::default();
 
@@ -209,8 +210,8 @@ fn vote(
     for (number, sample) in prepared.samples.iter().enumerate() {
         samples_of[sample.crop].push(number);
     }
-    for (chunk, crops) in prepared.crops.chunks(CHUNK_CROPS).enumerate() {
-        let first = chunk * CHUNK_CROPS;
+    for (chunk, crops) in prepared.crops.chunks(held).enumerate() {
+        let first = chunk * held;
         let started = Instant::now();
         let mut conditioned = Conditioned::encode(generator, prepared, first, crops, batch)?;
         stages.condition += started.elapsed();
