@@ -86,6 +86,19 @@ impl Manifest {
                 == matches!(self.windows, Windows::Sliding { .. }),
             "input.kind volume goes with sliding windows, image with whole or tiles".into(),
         );
+        faults.extend(self.label_faults());
+        faults.extend(self.text_faults());
+        faults
+    }
+
+    /// Labels that are not numbered in order, or do not go with the network's channels.
+    fn label_faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |fine: bool, fault: String| {
+            if !fine {
+                faults.push(fault);
+            }
+        };
         let values: Vec<u8> = self.labels.iter().map(|label| label.value).collect();
         check(
             !values.is_empty() && values.iter().enumerate().all(|(i, &v)| usize::from(v) == i + 1),
@@ -104,7 +117,6 @@ impl Manifest {
                 self.network.label_channels
             ),
         );
-        faults.extend(self.text_faults());
         faults
     }
 

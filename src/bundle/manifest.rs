@@ -29,9 +29,6 @@ pub struct Manifest {
     pub provenance: Option<Provenance>,
 }
 
-/// A manifest read for its data alone.
-pub type Recipe = Manifest;
-
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {

@@ -136,19 +136,7 @@ impl Generator {
         condition: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
     ) -> Result<Array4<f32>, EngineError> {
-        let t = Array1::from_elem(x.dim().0, step as i64);
-        let (x, z) = (x.as_standard_layout(), z.as_standard_layout());
-        let condition = condition.as_standard_layout();
-        let result = (|| {
-            let outputs = self.denoiser.run(ort::inputs![
-                "x" => TensorRef::from_array_view(x.view())?,
-                "t" => TensorRef::from_array_view(t.view())?,
-                "condition" => TensorRef::from_array_view(condition.view())?,
-                "z" => TensorRef::from_array_view(z.view())?,
-            ])?;
-            Ok(outputs["x0"].try_extract_array::<f32>()?.to_owned())
-        })();
-        finite("denoiser", result)
+        predict(&mut self.denoiser, "denoiser", step, x, ("condition", condition), z)
     }
 }
 
@@ -177,20 +165,32 @@ impl Literal {
         images: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
     ) -> Result<Array4<f32>, EngineError> {
-        let t = Array1::from_elem(x.dim().0, step as i64);
-        let (x, z) = (x.as_standard_layout(), z.as_standard_layout());
-        let images = images.as_standard_layout();
-        let result = (|| {
-            let outputs = self.session.run(ort::inputs![
-                "x" => TensorRef::from_array_view(x.view())?,
-                "t" => TensorRef::from_array_view(t.view())?,
-                "image" => TensorRef::from_array_view(images.view())?,
-                "z" => TensorRef::from_array_view(z.view())?,
-            ])?;
-            Ok(outputs["x0"].try_extract_array::<f32>()?.to_owned())
-        })();
-        finite("generator", result)
+        predict(&mut self.session, "generator", step, x, ("image", images), z)
     }
+}
+
+/// Runs a graph that predicts x_0; `guide` is the name and value of what it is conditioned on.
+fn predict(
+    session: &mut Session,
+    graph: &'static str,
+    step: usize,
+    x: ArrayView4<'_, f32>,
+    (name, guide): (&'static str, ArrayView4<'_, f32>),
+    z: ArrayView2<'_, f32>,
+) -> Result<Array4<f32>, EngineError> {
+    let t = Array1::from_elem(x.dim().0, step as i64);
+    let (x, z) = (x.as_standard_layout(), z.as_standard_layout());
+    let guide = guide.as_standard_layout();
+    let result = (|| {
+        let outputs = session.run(ort::inputs![
+            "x" => TensorRef::from_array_view(x.view())?,
+            "t" => TensorRef::from_array_view(t.view())?,
+            name => TensorRef::from_array_view(guide.view())?,
+            "z" => TensorRef::from_array_view(z.view())?,
+        ])?;
+        Ok(outputs["x0"].try_extract_array::<f32>()?.to_owned())
+    })();
+    finite(graph, result)
 }
 
 fn finite(
