@@ -9,10 +9,11 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{EngineArgs, ExitStatus, files::write_together};
+use super::{EngineArgs, ExitStatus};
 use crate::{
     codec::{self, Case, Source, mask_png, nifti, overlay, seg},
     domain::Segmentation,
+    durable::write_together,
     segmenter::{Outcome, RecordedNoise, Request, Segmenter},
 };
 

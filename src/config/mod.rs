@@ -157,7 +157,7 @@ pub fn load_with(
         Some(settings) if findings.is_empty() => {
             let text = toml::to_string(&settings).expect("settings are plain data");
             let revision =
-                spool::durable::hex(&<sha2::Sha256 as sha2::Digest>::digest(text))[..12].to_owned();
+                crate::durable::hex(&<sha2::Sha256 as sha2::Digest>::digest(text))[..12].to_owned();
             Ok(Loaded { settings, revision, origins })
         }
         _ => Err(ConfigError::Faults(findings)),

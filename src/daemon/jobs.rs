@@ -1,5 +1,6 @@
 //! The thread that owns the worker.
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -8,7 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{Health, JobError, Worker};
-use crate::spool::{Claim, Retry, Spool, SpoolError};
+use crate::deliver;
+use crate::durable::failpoint;
+use crate::spool::{Claim, Product, Retry, Spool, SpoolError};
 
 /// Pause after an error of the spool itself, such as a full disk.
 const SPOOL_PAUSE: Duration = Duration::from_secs(1);
@@ -16,7 +19,7 @@ const SPOOL_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Jobs<W> {
     pub(super) spool: Arc<Spool>,
     pub(super) worker: W,
-    pub(super) destinations: Vec<String>,
+    pub(super) destinations: Vec<deliver::Config>,
     pub(super) retry_delay: Duration,
     pub(super) health: watch::Sender<Health>,
     /// Called when a job has left deliveries.
@@ -35,7 +38,9 @@ impl<W: Worker> Jobs<W> {
             }
             let wait = match self.spool.claim() {
                 Ok(Some(claim)) => {
-                    self.work(&claim);
+                    if self.work(&claim, wake).is_break() {
+                        return;
+                    }
                     continue;
                 }
                 Ok(None) => self.spool.next_claim().ok().flatten(),
@@ -51,8 +56,9 @@ impl<W: Worker> Jobs<W> {
         }
     }
 
-    fn work(&mut self, claim: &Claim) {
-        let (job, attempt) = (&claim.job, claim.attempt);
+    /// Computes, then records what came of it, however long the spool refuses: a full disk is no fault of the job.
+    /// Breaks if it still refuses when the daemon stops; the job is then found running at the next start.
+    fn work(&mut self, claim: &Claim, wake: &Receiver<()>) -> ControlFlow<()> {
         self.health.send_modify(|health| health.working = true);
         let started = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| self.worker.process(&claim.files)));
@@ -60,30 +66,51 @@ impl<W: Worker> Jobs<W> {
         let result = result.unwrap_or_else(|_| {
             Err(JobError::Permanent("the worker panicked; this is a bug, please report it".into()))
         });
-        let recorded = match result {
+        failpoint::reach("job.computed");
+        while let Err(error) = self.record(claim, &result, compute) {
+            tracing::error!(job = %claim.job, %error, "the job's end cannot be recorded; will try again");
+            if matches!(wake.recv_timeout(SPOOL_PAUSE), Err(RecvTimeoutError::Disconnected)) {
+                return ControlFlow::Break(());
+            }
+        }
+        self.health.send_modify(|health| health.working = false);
+        ControlFlow::Continue(())
+    }
+
+    fn record(
+        &self,
+        claim: &Claim,
+        result: &Result<Vec<Product>, JobError>,
+        compute: Duration,
+    ) -> Result<(), SpoolError> {
+        let (job, attempt) = (&claim.job, claim.attempt);
+        match result {
             Ok(products) => {
                 let objects = claim.files.len();
                 let (queue_ms, compute_ms) =
                     (claim.queue.as_millis() as u64, compute.as_millis() as u64);
                 let summary =
                     products.iter().map(|p| p.summary.as_str()).collect::<Vec<_>>().join("; ");
-                self.spool.finish(job, &products, &self.destinations, compute).inspect(|()| {
-                    tracing::info!(
-                        %job, attempt, objects, queue_ms, compute_ms,
-                        products = products.len(), summary, "job done"
-                    );
-                    self.health.send_modify(|health| health.jobs_done += 1);
-                    (self.on_finished)();
-                })
+                self.spool.finish(job, products, &self.destinations_of(products), compute).inspect(
+                    |()| {
+                        tracing::info!(
+                            %job, attempt, objects, queue_ms, compute_ms,
+                            products = products.len(), summary, "job done"
+                        );
+                        self.health.send_modify(|health| health.jobs_done += 1);
+                        (self.on_finished)();
+                    },
+                )
             }
-            Err(error) => self.record_failure(claim, &error),
-        };
-        if let Err(error) = recorded {
-            tracing::error!(%job, %error, "the job's end could not be recorded; it will run again");
-            std::thread::sleep(SPOOL_PAUSE);
-            let _ = self.spool.retry(job, "its end could not be recorded", SPOOL_PAUSE);
+            Err(error) => self.record_failure(claim, error),
         }
-        self.health.send_modify(|health| health.working = false);
+    }
+
+    /// Products of one job are of one kind: all DICOM objects, or all other files.
+    fn destinations_of(&self, products: &[Product]) -> Vec<String> {
+        let all_dicom = products.iter().all(|product| product.dicom.is_some());
+        let takes = |destination: &&deliver::Config| all_dicom || destination.takes_files();
+        self.destinations.iter().filter(takes).map(|destination| destination.name.clone()).collect()
     }
 
     fn record_failure(&self, claim: &Claim, error: &JobError) -> Result<(), SpoolError> {
@@ -97,6 +124,9 @@ impl<W: Worker> Jobs<W> {
         };
         match retry {
             Retry::Scheduled => tracing::warn!(%job, attempt, %error, "job failed; will try again"),
+            Retry::Superseded => {
+                tracing::warn!(%job, attempt, %error, "job failed; a later revision covers it");
+            }
             Retry::GivenUp => {
                 tracing::error!(%job, attempt, %error, "job failed; its objects are kept");
                 self.health.send_modify(|health| health.jobs_failed += 1);

@@ -8,6 +8,7 @@
 
 mod job;
 mod jobs;
+mod keep;
 mod run;
 mod segment;
 

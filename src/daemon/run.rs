@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::jobs::Jobs;
+use super::keep::look_after;
 use super::{DaemonError, Settings, Worker};
 use crate::deliver::{Destination, Mode};
 use crate::ingest::{self, SpoolSink};
@@ -54,6 +55,7 @@ pub struct Daemon {
     intake: CancellationToken,
     listener: JoinHandle<()>,
     completion: JoinHandle<()>,
+    keeper: JoinHandle<()>,
     /// Dropped to end the worker's thread after its job.
     wake: SyncSender<()>,
     worker_ended: oneshot::Receiver<()>,
@@ -80,8 +82,8 @@ impl Daemon {
 
         let (mode, mode_seen) = watch::channel(Mode::Serve);
         let deliveries = TaskTracker::new();
-        let mut bells = Vec::new();
-        for config in destinations {
+        let mut bells: Vec<Arc<Notify>> = Vec::new();
+        for config in destinations.clone() {
             let name = config.name.clone();
             let destination = Destination::new(config, spool.clone()).map_err(|faults| {
                 let faults: Vec<_> =
@@ -95,11 +97,18 @@ impl Daemon {
 
         let health = watch::Sender::new(Health::default());
         let (wake, woken) = sync_channel(1);
+        let (all_bells, ring) = (bells.clone(), wake.clone());
+        let keeper = tokio::spawn(look_after(spool.clone(), move || {
+            for bell in &all_bells {
+                bell.notify_one();
+            }
+            let _ = ring.try_send(());
+        }));
         let (ended, worker_ended) = oneshot::channel();
         let jobs = Jobs {
             spool: spool.clone(),
             worker,
-            destinations: names,
+            destinations,
             retry_delay: config.retry_delay,
             health: health.clone(),
             on_finished: Box::new(move || bells.iter().for_each(|bell| bell.notify_one())),
@@ -137,6 +146,7 @@ impl Daemon {
             intake,
             listener,
             completion,
+            keeper,
             wake,
             worker_ended,
             mode,
@@ -165,7 +175,8 @@ impl Daemon {
         let mut in_time = timeout_at(deadline, &mut self.listener).await.is_ok();
         self.listener.abort();
         self.completion.abort();
-        let _ = self.completion.await;
+        self.keeper.abort();
+        let _ = (self.completion.await, self.keeper.await);
         drop(self.wake);
         in_time &= timeout_at(deadline, self.worker_ended).await.is_ok();
         let _ = self.mode.send(Mode::Drain);
@@ -199,11 +210,12 @@ fn report(spool: &Spool, recovery: Recovery, destinations: &[String]) -> Result<
     if failed_jobs > 0 {
         tracing::error!(failed_jobs, "jobs ended the process too often and were given up");
     }
-    if count.quarantined + count.dead_deliveries > 0 {
+    if count.failed + count.quarantined + count.dead_deliveries > 0 {
         tracing::error!(
+            failed_jobs = count.failed,
             quarantined_jobs = count.quarantined,
             dead_deliveries = count.dead_deliveries,
-            "a person must decide about these"
+            "a person must decide about these: cdal spool list"
         );
     }
     if destinations.is_empty() {

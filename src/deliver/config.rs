@@ -4,7 +4,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
-use crate::spool::durable::is_file_name;
+use crate::durable::is_file_name;
 
 /// One `[[destination]]`, as it is written. `route` tells what it means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct Config {
     pub retry_first: Duration,
     #[serde(with = "duration", default = "default_retry_max")]
     pub retry_max: Duration,
+    /// What has been pending for longer than this becomes a dead letter: kept, and sent again when a person says so.
+    #[serde(with = "duration", default = "default_give_up_after")]
+    pub give_up_after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +89,10 @@ fn default_retry_max() -> Duration {
     Duration::from_mins(1)
 }
 
+fn default_give_up_after() -> Duration {
+    Duration::from_hours(7 * 24)
+}
+
 impl Config {
     /// A DICOM destination with everything else by default.
     #[must_use]
@@ -121,7 +128,14 @@ impl Config {
             timeout: default_timeout(),
             retry_first: default_retry_first(),
             retry_max: default_retry_max(),
+            give_up_after: default_give_up_after(),
         }
+    }
+
+    /// Whether it takes files that are no DICOM objects.
+    #[must_use]
+    pub fn takes_files(&self) -> bool {
+        self.kind != Kind::Dicom
     }
 
     /// What this destination means, or everything that is wrong with it.
@@ -192,7 +206,11 @@ impl Config {
                 faults.push(Fault::new(key, "is not an AE title: 1 to 16 ASCII characters"));
             }
         }
-        for (key, time) in [("timeout", self.timeout), ("retry_first", self.retry_first)] {
+        for (key, time) in [
+            ("timeout", self.timeout),
+            ("retry_first", self.retry_first),
+            ("give_up_after", self.give_up_after),
+        ] {
             if time.is_zero() {
                 faults.push(Fault::new(key, "must be longer than 0ms"));
             }

@@ -7,7 +7,8 @@ use tokio::task::spawn_blocking;
 
 use super::{Config, Outcome, Route, backoff, dicom, folder, serial};
 use crate::domain::Fault;
-use crate::spool::{Delivery, Next, Spool, SpoolError, durable};
+use crate::durable::{self, failpoint};
+use crate::spool::{Delivery, Next, Spool, SpoolError};
 
 /// How the deliveries are worked off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,13 +106,29 @@ impl Destination {
             Outcome::Unreachable(_) => self.outages.saturating_add(1),
             _ => 0,
         };
-        let recorded = self.record(delivery.clone(), outcome, retry).await;
+        let failed = matches!(outcome, Outcome::Later(_) | Outcome::Unreachable(_));
+        let mut recorded = self.record(delivery.clone(), outcome, retry).await;
+        if recorded.is_ok() && failed {
+            recorded = self.give_up().await;
+        }
         if let Err(error) = recorded {
             tracing::error!(destination = self.config.name, %error, "delivery not recorded");
             return Some(SPOOL_PAUSE);
         }
         let outages = self.outages.checked_sub(1)?;
         Some(backoff::delay(outages, self.config.retry_first, self.config.retry_max))
+    }
+
+    /// Makes dead letters of what has been pending for too long.
+    async fn give_up(&self) -> Result<(), SpoolError> {
+        let (spool, name) = (self.spool.clone(), self.config.name.clone());
+        let age = self.config.give_up_after;
+        let dead = blocking(move || spool.bury_older(&name, age)).await?;
+        if dead > 0 {
+            let destination = self.config.name.as_str();
+            tracing::error!(destination, dead, "pending for too long; kept as dead letters");
+        }
+        Ok(())
     }
 
     async fn record(
@@ -122,6 +139,7 @@ impl Destination {
     ) -> Result<(), SpoolError> {
         let spool = self.spool.clone();
         let record = move || {
+            failpoint::reach("delivery.confirmed");
             let account = match outcome {
                 Outcome::Sent => spool.sent(&delivery)?,
                 Outcome::Never(reason) => spool.bury(&delivery, &reason)?,

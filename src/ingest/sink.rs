@@ -1,7 +1,7 @@
 use crate::codec::dimse::status;
 use crate::domain::Uid;
+use crate::durable::{DurableError, Incoming, Synced};
 use crate::spool::SpoolError;
-use crate::spool::durable::{Incoming, Synced};
 
 /// An object as its sender announced it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,12 @@ pub enum Refusal {
     Mismatch(&'static str),
     #[error("the data set cannot be read: {0}")]
     NotUnderstood(&'static str),
+}
+
+impl From<DurableError> for Refusal {
+    fn from(error: DurableError) -> Self {
+        SpoolError::from(error).into()
+    }
 }
 
 impl Refusal {

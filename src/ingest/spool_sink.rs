@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::dicom::{Completion, OnRelease};
 use super::{Received, Refusal, Sink, identify};
-use crate::spool::durable::{Incoming, Synced};
+use crate::durable::{Incoming, Synced};
 use crate::spool::{Arrival, JobId, Spool, SpoolError, Stored};
 
 /// Puts objects into the spool and decides when a series is complete, except for the idle time, which the daemon
@@ -57,6 +57,7 @@ impl Sink for SpoolSink {
             series_instance_uid: identify::series_of(received, file.path())?,
             sop_instance_uid: received.sop_instance_uid.clone(),
             association: received.association,
+            extension: "dcm",
         };
         let bytes = file.bytes;
         match self.spool.store(&arrival, file)? {

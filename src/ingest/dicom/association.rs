@@ -11,8 +11,8 @@ use super::Config;
 use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, status};
 use crate::codec::part10;
 use crate::domain::Uid;
+use crate::durable::{Incoming, failpoint};
 use crate::ingest::{Received, Refusal, Sink};
-use crate::spool::durable::Incoming;
 
 /// Of one object, at most this much is held in memory.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -299,7 +299,10 @@ impl Object {
         let (sink, received) = (sink.clone(), self.received.clone());
         let (file, buffer) = (self.file.take(), std::mem::take(&mut self.buffer));
         blocking(move || {
-            let file = append(sink.as_ref(), &received, file, &buffer)?.sync()?;
+            let file = append(sink.as_ref(), &received, file, &buffer)?;
+            failpoint::reach("ingest.written");
+            let file = file.sync()?;
+            failpoint::reach("ingest.synced");
             sink.store(&received, file)
         })
         .await

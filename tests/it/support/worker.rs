@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cdal::daemon::{JobError, Product, Worker};
 use cdal::domain::Uid;
+use cdal::spool::DicomObject;
 
 use super::dicom::{EXPLICIT_VR_LITTLE_ENDIAN, SEGMENTATION_STORAGE, image, uid};
 
@@ -26,10 +27,37 @@ pub fn product(seed: &str, instance: u16) -> Product {
     let sop = Uid::derived(&["product", seed]);
     Product {
         name: format!("{sop}.dcm"),
-        sop_class_uid: uid(SEGMENTATION_STORAGE),
-        transfer_syntax: uid(EXPLICIT_VR_LITTLE_ENDIAN),
         bytes: image(SEGMENTATION_STORAGE, &sop, &Uid::derived(&["products"]), instance, 64),
-        sop_instance_uid: sop,
+        dicom: Some(DicomObject {
+            sop_class_uid: uid(SEGMENTATION_STORAGE),
+            sop_instance_uid: sop,
+            transfer_syntax: uid(EXPLICIT_VR_LITTLE_ENDIAN),
+        }),
         summary: format!("{instance} objects"),
+    }
+}
+
+/// Its products are the objects that came in, byte for byte: what was acknowledged can be compared with what arrives.
+pub struct Echo;
+
+impl Worker for Echo {
+    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+        let echo = |file: &PathBuf| {
+            let bytes = std::fs::read(file).expect("a claimed file is there");
+            let object = dicom_object::from_reader(bytes.as_slice()).expect("it is DICOM");
+            let meta = object.meta();
+            let sop = uid(meta.media_storage_sop_instance_uid());
+            Product {
+                name: format!("{sop}.dcm"),
+                dicom: Some(DicomObject {
+                    sop_class_uid: uid(meta.media_storage_sop_class_uid()),
+                    sop_instance_uid: sop,
+                    transfer_syntax: uid(meta.transfer_syntax()),
+                }),
+                bytes,
+                summary: String::new(),
+            }
+        };
+        Ok(files.iter().map(echo).collect())
     }
 }
