@@ -54,7 +54,7 @@ pub fn serve(settings: daemon::Settings, worker: impl Worker) -> anyhow::Result<
 
 /// The worker that segments: the bundle is loaded and its golden case has run before peers can connect.
 fn worker(loaded: &Loaded) -> anyhow::Result<SegmentWorker> {
-    let config::Settings { runtime, model, .. } = &loaded.settings;
+    let config::Settings { runtime, model, results, .. } = &loaded.settings;
     let library = Runtime::load(Purpose::Inference, runtime.library.as_deref())?;
     let options = Options {
         provider: runtime.provider,
@@ -63,5 +63,5 @@ fn worker(loaded: &Loaded) -> anyhow::Result<SegmentWorker> {
     };
     let segmenter = Segmenter::open(Arc::new(library), &model.bundle, options)?;
     let request = Request { votes: model.votes, seed: model.seed, noise: None };
-    Ok(SegmentWorker::new(segmenter, request, loaded.revision.clone()))
+    Ok(SegmentWorker::new(segmenter, request, results.clone(), loaded.revision.clone()))
 }

@@ -24,6 +24,15 @@ const CLIPPED: f64 = 0.005;
 /// # Errors
 /// If `mask` is not the size of `volume`.
 pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u8>, CodecError> {
+    encode(&picture(volume, mask, labels)?)
+}
+
+/// As [`png`], as [height, width, RGB].
+pub(super) fn picture(
+    volume: &Volume,
+    mask: &Array3<u8>,
+    labels: &[Label],
+) -> Result<Array3<u8>, CodecError> {
     draw(volume, mask, &slices_to_show(mask), labels)
 }
 
@@ -41,7 +50,8 @@ pub fn pair(
         either.zip_mut_with(masks[1], |a, &b| *a |= b);
     }
     let shown = slices_to_show(&either);
-    Ok([draw(volume, masks[0], &shown, labels)?, draw(volume, masks[1], &shown, labels)?])
+    let [first, second] = masks.map(|mask| draw(volume, mask, &shown, labels));
+    Ok([encode(&first?)?, encode(&second?)?])
 }
 
 fn draw(
@@ -49,7 +59,7 @@ fn draw(
     mask: &Array3<u8>,
     shown: &[usize],
     labels: &[Label],
-) -> Result<Vec<u8>, CodecError> {
+) -> Result<Array3<u8>, CodecError> {
     let (channels, slices, rows, columns) = volume.samples.dim();
     if mask.shape() != [slices, rows, columns] {
         return Err(CodecError::Shape {
@@ -90,7 +100,7 @@ fn draw(
             }
         }
     }
-    encode(&picture)
+    Ok(picture)
 }
 
 /// Slices with a label and their neighbours; the middle one where there is none.

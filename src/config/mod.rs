@@ -33,6 +33,8 @@ pub struct Settings {
     pub spool: spool::Config,
     pub ingest: ingest::Config,
     #[serde(default)]
+    pub results: daemon::Results,
+    #[serde(default)]
     pub destination: Vec<deliver::Config>,
     #[serde(default)]
     pub daemon: daemon::Config,
@@ -98,6 +100,7 @@ impl Settings {
         }
         under("spool", self.spool.faults());
         under("ingest", self.ingest.faults());
+        under("results", self.results.faults());
         under("daemon", self.daemon.faults());
         for (index, destination) in self.destination.iter().enumerate() {
             under(&format!("destination[{index}]"), destination.faults());

@@ -61,7 +61,7 @@ impl<W: Worker> Jobs<W> {
     fn work(&mut self, claim: &Claim, wake: &Receiver<()>) -> ControlFlow<()> {
         self.health.send_modify(|health| health.working = true);
         let started = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| self.worker.process(&claim.files)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.worker.process(claim)));
         let compute = started.elapsed();
         let result = result.unwrap_or_else(|_| {
             Err(JobError::Permanent("the worker panicked; this is a bug, please report it".into()))
@@ -89,8 +89,8 @@ impl<W: Worker> Jobs<W> {
                 let objects = claim.files.len();
                 let (queue_ms, compute_ms) =
                     (claim.queue.as_millis() as u64, compute.as_millis() as u64);
-                let summary =
-                    products.iter().map(|p| p.summary.as_str()).collect::<Vec<_>>().join("; ");
+                let said = products.iter().map(|p| p.summary.as_str()).filter(|s| !s.is_empty());
+                let summary = said.collect::<Vec<_>>().join("; ");
                 self.spool.finish(job, products, &self.destinations_of(products), compute).inspect(
                     |()| {
                         tracing::info!(

@@ -20,10 +20,10 @@ use crate::domain::{Fault, duration};
 use crate::spool::SpoolError;
 use crate::{deliver, ingest, spool};
 
-pub use crate::spool::Product;
+pub use crate::spool::{Claim, Product};
 pub use job::{JobError, Worker};
 pub use run::{Daemon, Drained, Health, Phase};
-pub use segment::SegmentWorker;
+pub use segment::{Extra, Results, SegmentWorker};
 
 /// Section `[daemon]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -123,20 +123,15 @@ impl Daemon {
 
         let intake = CancellationToken::new();
         let changed = Arc::new(Notify::new());
-        let idle = ingest.dicom.completion.idle;
-        let completion =
-            tokio::spawn(watch_idle(spool.clone(), idle, changed.clone(), wake.clone()));
-        let ring = wake.clone();
+        let (noted, ring) = (changed.clone(), wake.clone());
         let sink = SpoolSink::new(spool.clone(), ingest.dicom.completion.clone(), move || {
-            changed.notify_one();
+            noted.notify_one();
             let _ = ring.try_send(());
         });
-        let listener = tokio::spawn(ingest::dicom::serve(
-            listener,
-            ingest.dicom,
-            Arc::new(sink),
-            intake.clone(),
-        ));
+        let sink = Arc::new(sink);
+        let completion = tokio::spawn(watch_idle(sink.clone(), changed, wake.clone()));
+        let listener =
+            tokio::spawn(ingest::dicom::serve(listener, ingest.dicom, sink, intake.clone()));
         tracing::info!(dicom = %local, "ready");
         Ok(Self {
             address: local,
@@ -228,10 +223,10 @@ fn report(spool: &Spool, recovery: Recovery, destinations: &[String]) -> Result<
 }
 
 /// Completes series that have been idle for long enough.
-async fn watch_idle(spool: Arc<Spool>, idle: Duration, changed: Arc<Notify>, wake: SyncSender<()>) {
+async fn watch_idle(sink: Arc<SpoolSink>, changed: Arc<Notify>, wake: SyncSender<()>) {
     loop {
-        let spool = spool.clone();
-        let completed = tokio::task::spawn_blocking(move || spool.complete_idle(idle)).await;
+        let sink = sink.clone();
+        let completed = tokio::task::spawn_blocking(move || sink.complete_idle()).await;
         let wait = match completed {
             Ok(Ok((ready, wait))) => {
                 if ready > 0 {

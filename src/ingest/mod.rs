@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Fault;
 
 pub use folder_sink::{FolderSink, Landed, Via};
-pub use sink::{Received, Refusal, Sink};
+pub use sink::{Hold, Received, Refusal, Sink};
 pub use spool_sink::SpoolSink;
 
 /// Section `[ingest]`.

@@ -44,6 +44,9 @@ impl Refusal {
     }
 }
 
+/// Keeps a series from being taken for idle.
+pub type Hold = Box<dyn Send + Sync>;
+
 /// Where objects stay. Every call may block on the disk.
 pub trait Sink: Send + Sync + 'static {
     /// Whether a new association makes sense now.
@@ -56,6 +59,11 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// If there is no room.
     fn begin(&self) -> Result<Incoming, Refusal>;
+
+    /// An object of `series` has begun to arrive. While what this returns lives, the series is not idle.
+    fn receiving(&self, _series: &Uid) -> Option<Hold> {
+        None
+    }
 
     /// Keeps the object. It survives a power cut when this returns.
     ///

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{DeliveryState, JobState, Product, Spool, SpoolError, deliveries, now_ms};
+use crate::domain::Uid;
 use crate::durable::{self, failpoint};
 
 /// Names a job in logs and on the command line. Random: it says nothing about the patient.
@@ -86,25 +87,35 @@ impl Spool {
         Ok(changed > 0)
     }
 
-    /// Makes every series ready that got nothing for `idle`. Returns how many, and in how long the next one
+    /// Makes every series ready that got nothing for `idle`, but for those in `busy`. Returns how many, and in how long the next one
     /// will be idle. A clock that was set back makes a series ready early rather than never: a late object
     /// opens a new revision.
     ///
     /// # Errors
     /// If the database refuses.
-    pub fn complete_idle(&self, idle: Duration) -> Result<(usize, Option<Duration>), SpoolError> {
+    pub fn complete_idle(
+        &self,
+        idle: Duration,
+        busy: &[Uid],
+    ) -> Result<(usize, Option<Duration>), SpoolError> {
+        let busy: Vec<&str> = busy.iter().map(Uid::as_str).collect();
+        let busy = serde_json::to_string(&busy).expect("a list of texts serialises");
         let database = self.database();
         let now = now_ms();
         let cutoff = now.saturating_sub(i64::try_from(idle.as_millis()).unwrap_or(i64::MAX));
         let changed = database
             .prepare_cached(
                 "UPDATE jobs SET state = 'ready', ready_ms = ?1
-                 WHERE state = 'received' AND (last_received_ms <= ?2 OR last_received_ms > ?1)",
+                 WHERE state = 'received' AND (last_received_ms <= ?2 OR last_received_ms > ?1)
+                   AND series_uid NOT IN (SELECT value FROM json_each(?3))",
             )?
-            .execute([now, cutoff])?;
+            .execute(params![now, cutoff, busy])?;
         let oldest: Option<i64> = database
-            .prepare_cached("SELECT min(last_received_ms) FROM jobs WHERE state = 'received'")?
-            .query_row([], |row| row.get(0))?;
+            .prepare_cached(
+                "SELECT min(last_received_ms) FROM jobs
+                 WHERE state = 'received' AND series_uid NOT IN (SELECT value FROM json_each(?1))",
+            )?
+            .query_row([&busy], |row| row.get(0))?;
         let wait = oldest
             .map(|ms| Duration::from_millis(ms.saturating_sub(cutoff).max(1).cast_unsigned()));
         Ok((changed, wait))

@@ -117,10 +117,12 @@ fn idle_series_become_ready_and_the_next_deadline_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(folder.path());
     arrive(&spool, "1.1", "1.9", b"a");
-    let (ready, wait) = spool.complete_idle(Duration::from_mins(1)).unwrap();
+    let (ready, wait) = spool.complete_idle(Duration::from_mins(1), &[]).unwrap();
     assert_eq!(ready, 0);
     assert!(wait.unwrap() > Duration::from_secs(50) && wait.unwrap() <= Duration::from_mins(1));
-    assert_eq!(spool.complete_idle(Duration::ZERO).unwrap(), (1, None));
+    let busy = [Uid::parse("1.9").unwrap()];
+    assert_eq!(spool.complete_idle(Duration::ZERO, &busy).unwrap(), (0, None));
+    assert_eq!(spool.complete_idle(Duration::ZERO, &[]).unwrap(), (1, None));
     assert!(spool.claim().unwrap().is_some());
 }
 

@@ -227,17 +227,23 @@ fn every_step_is_tried() {
 
 #[test]
 fn killed_at_any_step_of_an_object_nothing_is_lost() {
-    steps_of(INGEST).into_iter().for_each(|step| die_at(step, 2));
+    for step in steps_of(INGEST) {
+        die_at(step, 2);
+    }
 }
 
 #[test]
 fn killed_at_any_step_of_a_job_nothing_is_lost() {
-    steps_of(JOB).into_iter().for_each(|step| die_at(step, 1));
+    for step in steps_of(JOB) {
+        die_at(step, 1);
+    }
 }
 
 #[test]
 fn killed_at_any_step_of_a_delivery_nothing_is_lost() {
-    steps_of(DELIVERY).into_iter().for_each(|step| die_at(step, 1));
+    for step in steps_of(DELIVERY) {
+        die_at(step, 1);
+    }
 }
 
 #[test]

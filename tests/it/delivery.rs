@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use cdal::daemon::{Drained, JobError, Product, Worker};
+use cdal::daemon::{Claim, Drained, JobError, Product, Worker};
 use cdal::deliver::Config;
 
 use crate::support::daemon::{Running, settings};
@@ -126,11 +126,11 @@ fn a_stop_finishes_the_running_job_and_its_delivery() {
 struct Moody(AtomicU32);
 
 impl Worker for Moody {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
         match self.0.fetch_add(1, Ordering::Relaxed) {
             0 => Err(JobError::Transient("busy".to_owned())),
             2 => panic!("the second job's first attempt"),
-            _ => Ok(vec![product("moody", files.len() as u16)]),
+            _ => Ok(vec![product("moody", claim.files.len() as u16)]),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cdal::daemon::{JobError, Product, Worker};
+use cdal::daemon::{Claim, JobError, Product, Worker};
 use cdal::deliver::Config;
 use serde_json::Value;
 
@@ -19,9 +19,9 @@ use crate::support::worker::product;
 struct Strict(Arc<AtomicBool>);
 
 impl Worker for Strict {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
         if self.0.load(Ordering::Relaxed) {
-            return Ok(vec![product("strict", files.len() as u16)]);
+            return Ok(vec![product("strict", claim.files.len() as u16)]);
         }
         Err(JobError::Permanent("a colour series for a grey model".to_owned()))
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cdal::daemon::{JobError, Product, Worker};
+use cdal::daemon::{Claim, JobError, Product, Worker};
 use cdal::domain::Uid;
 use cdal::spool::DicomObject;
 
@@ -16,8 +16,9 @@ pub struct Stand {
 }
 
 impl Worker for Stand {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
         std::thread::sleep(self.compute);
+        let files = &claim.files;
         let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap_or_default()).collect();
         Ok(vec![product(&format!("{names:?}"), files.len() as u16)])
     }
@@ -41,7 +42,7 @@ pub fn product(seed: &str, instance: u16) -> Product {
 pub struct Echo;
 
 impl Worker for Echo {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
         let echo = |file: &PathBuf| {
             let bytes = std::fs::read(file).expect("a claimed file is there");
             let object = dicom_object::from_reader(bytes.as_slice()).expect("it is DICOM");
@@ -58,6 +59,6 @@ impl Worker for Echo {
                 summary: String::new(),
             }
         };
-        Ok(files.iter().map(echo).collect())
+        Ok(claim.files.iter().map(echo).collect())
     }
 }
