@@ -22,9 +22,9 @@ pub enum Mode {
 pub struct Destination {
     config: Config,
     route: Arc<Route>,
+    /// To a DICOM destination; carries one object after the other.
+    link: dicom::Link,
     spool: Arc<Spool>,
-    /// Attempts in a row that did not reach the destination.
-    outages: u32,
 }
 
 /// Pause after an error of the spool itself, such as a full disk.
@@ -35,36 +35,21 @@ impl Destination {
     /// What is wrong with the configuration.
     pub fn new(config: Config, spool: Arc<Spool>) -> Result<Self, Vec<Fault>> {
         let route = Arc::new(config.route()?);
-        Ok(Self { config, route, spool, outages: 0 })
+        Ok(Self { config, route, link: dicom::Link::default(), spool })
     }
 
     /// Works until the mode is `Drain` and nothing more can be sent. `wake` tells that there are new deliveries.
     pub async fn run(mut self, wake: Arc<Notify>, mut mode: watch::Receiver<Mode>) {
+        let mut hurried = false;
         loop {
             let draining = *mode.borrow_and_update() == Mode::Drain;
-            let wait = match self.next().await {
-                Ok(Next::Due(delivery)) => {
-                    let pause = self.attempt(&delivery).await;
-                    match pause {
-                        None => continue,
-                        Some(_) if draining => return,
-                        Some(pause) => {
-                            // The whole destination is held back, new deliveries or not.
-                            tokio::select! {
-                                () = tokio::time::sleep(pause) => {}
-                                changed = mode.changed() => if changed.is_err() { return },
-                            }
-                            continue;
-                        }
-                    }
-                }
-                Ok(Next::After(wait)) => Some(wait),
-                Ok(Next::Nothing) => None,
-                Err(error) => {
-                    tracing::error!(destination = self.config.name, %error, "spool not readable");
-                    Some(SPOOL_PAUSE)
-                }
-            };
+            let worked = self.work_off(draining && !hurried).await;
+            hurried = draining;
+            let wait = worked.unwrap_or_else(|error| {
+                tracing::error!(destination = self.config.name, %error, "the spool refuses");
+                Some(SPOOL_PAUSE)
+            });
+            self.link.release().await;
             if draining {
                 return;
             }
@@ -76,47 +61,43 @@ impl Destination {
         }
     }
 
-    async fn next(&self) -> Result<Next, SpoolError> {
-        let (spool, name) = (self.spool.clone(), self.config.name.clone());
-        blocking(move || spool.next_delivery(&name)).await
+    /// Sends, in order, what is due. Returns in how long something will be.
+    async fn work_off(&mut self, hurry: bool) -> Result<Option<Duration>, SpoolError> {
+        if hurry {
+            let (spool, name) = (self.spool.clone(), self.config.name.clone());
+            blocking(move || spool.hurry(&name)).await?;
+        }
+        loop {
+            let (spool, name) = (self.spool.clone(), self.config.name.clone());
+            match blocking(move || spool.next_delivery(&name)).await? {
+                Next::Due(delivery) => self.attempt(&delivery).await?,
+                Next::After(wait) => return Ok(Some(wait)),
+                Next::Nothing => return Ok(None),
+            }
+        }
     }
 
-    /// Sends once and records what came of it. Returns how long to hold the destination back.
-    async fn attempt(&mut self, delivery: &Delivery) -> Option<Duration> {
+    /// Sends once and records what came of it.
+    async fn attempt(&mut self, delivery: &Delivery) -> Result<(), SpoolError> {
         let started = Instant::now();
         let outcome = self.send(delivery).await;
         let (job, destination) = (&delivery.job, self.config.name.as_str());
         let attempt = delivery.attempts + 1;
         let send_ms = started.elapsed().as_millis() as u64;
-        let retry =
-            backoff::delay(delivery.attempts, self.config.retry_first, self.config.retry_max);
+        let failed = matches!(outcome, Outcome::Later(_));
         match &outcome {
             Outcome::Sent => tracing::info!(%job, destination, attempt, send_ms, "delivered"),
             Outcome::Later(reason) => {
-                tracing::warn!(%job, destination, attempt, reason, "not taken now; will try again");
-            }
-            Outcome::Unreachable(reason) => {
                 tracing::warn!(%job, destination, attempt, reason, "not delivered; will try again");
             }
             Outcome::Never(reason) => tracing::error!(
                 %job, destination, attempt, reason, "refused for good; kept as a dead letter"
             ),
         }
-        self.outages = match outcome {
-            Outcome::Unreachable(_) => self.outages.saturating_add(1),
-            _ => 0,
-        };
-        let failed = matches!(outcome, Outcome::Later(_) | Outcome::Unreachable(_));
-        let mut recorded = self.record(delivery.clone(), outcome, retry).await;
-        if recorded.is_ok() && failed {
-            recorded = self.give_up().await;
-        }
-        if let Err(error) = recorded {
-            tracing::error!(destination = self.config.name, %error, "delivery not recorded");
-            return Some(SPOOL_PAUSE);
-        }
-        let outages = self.outages.checked_sub(1)?;
-        Some(backoff::delay(outages, self.config.retry_first, self.config.retry_max))
+        let Config { retry_first, retry_max, .. } = self.config;
+        let retry = backoff::delay(delivery.attempts, retry_first, retry_max);
+        self.record(delivery.clone(), outcome, retry).await?;
+        if failed { self.give_up().await } else { Ok(()) }
     }
 
     /// Makes dead letters of what has been pending for too long.
@@ -147,11 +128,6 @@ impl Destination {
                     spool.postpone(&delivery, &reason, retry)?;
                     None
                 }
-                // Due again at once: the destination's own pause holds it, and the order stays.
-                Outcome::Unreachable(reason) => {
-                    spool.postpone(&delivery, &reason, Duration::ZERO)?;
-                    None
-                }
             };
             if let Some(account) = account {
                 tracing::info!(
@@ -169,7 +145,7 @@ impl Destination {
         blocking(record).await
     }
 
-    async fn send(&self, delivery: &Delivery) -> Outcome {
+    async fn send(&mut self, delivery: &Delivery) -> Outcome {
         let (path, sha256) = (delivery.path.clone(), delivery.sha256.clone());
         let read = move || match std::fs::read(&path) {
             Ok(bytes) if durable::hex(&Sha256::digest(&bytes)) == sha256 => Ok(bytes),
@@ -182,7 +158,7 @@ impl Destination {
         };
         let (route, delivery) = (self.route.clone(), delivery.clone());
         match &*self.route {
-            Route::Dicom(config) => dicom::send(config, &delivery, &bytes).await,
+            Route::Dicom(config) => self.link.send(config, &delivery, &bytes).await,
             Route::Serial(_) | Route::Folder(_) => {
                 let send = move || match &*route {
                     Route::Serial(config) => serial::send(config, &delivery, &bytes),

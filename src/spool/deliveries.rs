@@ -69,33 +69,41 @@ pub struct Statement {
 }
 
 impl Spool {
-    /// The oldest delivery to `destination` that is due.
+    /// The oldest pending delivery to `destination`, when it is due. While it waits for its next attempt, all behind
+    /// it wait: a destination gets its objects in the order in which they were made.
     ///
     /// # Errors
     /// If the database refuses.
     pub fn next_delivery(&self, destination: &str) -> Result<Next, SpoolError> {
-        let database = self.database();
-        let now = now_ms();
-        let due = database
+        let oldest = self
+            .database()
             .prepare_cached(
-                "SELECT * FROM deliveries
-                 WHERE destination = ?1 AND state = 'pending' AND next_attempt_ms <= ?2
+                "SELECT * FROM deliveries WHERE destination = ?1 AND state = 'pending'
                  ORDER BY id LIMIT 1",
             )?
-            .query_row(params![destination, now], |row| self.read_delivery(row))
+            .query_row([destination], |row| {
+                Ok((self.read_delivery(row)?, row.get::<_, i64>("next_attempt_ms")?))
+            })
             .optional()?;
-        if let Some(delivery) = due {
-            return Ok(Next::Due(Box::new(delivery)));
-        }
-        let earliest: Option<i64> = database
-            .prepare_cached(
-                "SELECT min(next_attempt_ms) FROM deliveries
-                 WHERE destination = ?1 AND state = 'pending'",
-            )?
-            .query_row([destination], |row| row.get(0))?;
-        Ok(earliest.map_or(Next::Nothing, |ms| {
-            Next::After(Duration::from_millis(ms.saturating_sub(now).max(1).cast_unsigned()))
-        }))
+        Ok(match oldest {
+            None => Next::Nothing,
+            Some((delivery, due_ms)) => match u64::try_from(due_ms.saturating_sub(now_ms())) {
+                Ok(wait_ms @ 1..) => Next::After(Duration::from_millis(wait_ms)),
+                _ => Next::Due(Box::new(delivery)),
+            },
+        })
+    }
+
+    /// What waits for its next attempt at `destination` is due now.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn hurry(&self, destination: &str) -> Result<(), SpoolError> {
+        self.database().execute(
+            "UPDATE deliveries SET next_attempt_ms = 0 WHERE destination = ?1 AND state = 'pending'",
+            [destination],
+        )?;
+        Ok(())
     }
 
     /// The destination confirmed it.

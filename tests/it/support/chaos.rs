@@ -44,6 +44,8 @@ pub struct Station {
 struct Shelf {
     scratch: tempfile::TempDir,
     held: Mutex<BTreeMap<String, BTreeSet<Vec<u8>>>>,
+    /// SOP Instance UID and association of each object, in order.
+    arrivals: Mutex<Vec<(String, u64)>>,
     taken: AtomicU64,
     /// Of every so many objects one is refused as out of resources; 0 refuses none.
     refuse_every: u64,
@@ -63,6 +65,8 @@ impl Sink for Shelf {
     fn store(&self, received: &Received, file: Synced) -> Result<(), Refusal> {
         let bytes = std::fs::read(file.path()).expect("the file was written");
         let dataset = part10::dataset(&bytes).expect("the file has a header").to_vec();
+        let arrival = (received.sop_instance_uid.to_string(), received.association);
+        self.arrivals.lock().unwrap().push(arrival);
         let mut held = self.held.lock().unwrap();
         held.entry(received.sop_instance_uid.to_string()).or_default().insert(dataset);
         self.taken.fetch_add(1, Ordering::Relaxed);
@@ -76,9 +80,9 @@ impl Station {
         let listener =
             runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let (held, taken, asked) = Default::default();
+        let (held, arrivals, taken, asked) = Default::default();
         let scratch = tempfile::tempdir().expect("a folder");
-        let shelf = Arc::new(Shelf { scratch, held, taken, refuse_every, asked });
+        let shelf = Arc::new(Shelf { scratch, held, arrivals, taken, refuse_every, asked });
         let config = Config {
             called_ae_title: CalledAeTitle::Any,
             storage: Storage::Any,
@@ -91,6 +95,11 @@ impl Station {
     /// The data sets that came under each SOP Instance UID.
     pub fn held(&self) -> BTreeMap<String, BTreeSet<Vec<u8>>> {
         self.shelf.held.lock().unwrap().clone()
+    }
+
+    /// SOP Instance UID and association of each object, in order.
+    pub fn arrivals(&self) -> Vec<(String, u64)> {
+        self.shelf.arrivals.lock().unwrap().clone()
     }
 
     /// Objects acknowledged, those that came again included.
