@@ -17,7 +17,7 @@ pub struct Report {
     pub schema: u32,
     pub model: Model,
     pub data: Data,
-    /// Diffusion time-steps T.
+    /// Time-steps of the diffusion that a vote took: all T of the model, unless cut short.
     pub steps: usize,
     pub votes: usize,
     pub seed: u64,
@@ -159,7 +159,7 @@ impl Report {
     pub(super) fn new(
         segmenter: &Segmenter,
         dataset: &Dataset,
-        votes: usize,
+        (votes, steps): (usize, usize),
         seed: u64,
         cases: Vec<CaseReport>,
     ) -> Self {
@@ -185,7 +185,7 @@ impl Report {
                     name: split.name.clone(),
                 }),
             },
-            steps: manifest.diffusion.steps,
+            steps,
             votes,
             seed,
             software_version: env!("CARGO_PKG_VERSION").into(),
