@@ -8,7 +8,7 @@ use std::{
 
 use super::TruthError;
 
-const EXTENSIONS: [&str; 6] = [".nii.gz", ".nii", ".png", ".tiff", ".tif", ".dcm"];
+const EXTENSIONS: [&str; 7] = [".nii.gz", ".nii", ".png", ".tiff", ".tif", ".dcm", ".seg"];
 const LABEL_SUFFIX: &str = "_mask";
 
 /// The part of a split file to take, written FILE:NAME.

@@ -1,6 +1,6 @@
 //! An image and its truth, read from files onto one grid.
 //!
-//! A truth is a NIfTI volume of label values, or a PNG or TIFF: with one label, what is brighter than half of the
+//! A truth is a NIfTI volume of label values, a DICOM Segmentation ([`seg::read`]), or a PNG or TIFF: with one label, what is brighter than half of the
 //! value range is foreground (so are the ones of a mask of nothing but 0 and 1); with several, values (or the
 //! indices of an indexed PNG) are label values. Of colour only the first channel counts.
 
@@ -10,7 +10,7 @@ use ndarray::{Array3, Axis};
 
 use super::{Pair, TruthError};
 use crate::{
-    codec::{self, Case, Source, mask_png},
+    codec::{self, Case, Source, mask_png, seg},
     domain::{Geometry, Label, Volume},
 };
 
@@ -20,7 +20,12 @@ impl Pair {
     /// # Errors
     /// If either cannot be read or they do not belong together.
     pub fn read(&self, labels: &[Label]) -> Result<(Volume, Array3<u8>), TruthError> {
-        let volume = read_one(&self.image)?.volume;
+        let image = read_one(&self.image)?;
+        if self.label.is_file() && seg::is_segmentation(&self.label)? {
+            let truth = seg::read(&self.label, &image, labels)?;
+            return Ok((image.volume, truth));
+        }
+        let volume = image.volume;
         let label = read_one(&self.label)?;
         let (_, depth, rows, columns) = volume.samples.dim();
         let (_, found_depth, found_rows, found_columns) = label.volume.samples.dim();

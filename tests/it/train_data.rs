@@ -7,9 +7,13 @@ use std::{
 
 use cdal::{
     bundle::Manifest,
+    codec::{self, Source, dicom, seg},
+    domain::{Provenance, Segmentation},
+    phantom::phantom,
     train::{Batches, Config, Held, TrainError},
+    truth::Dataset,
 };
-use ndarray::{Array3, Axis, s};
+use ndarray::{Array3, Array4, Axis, s};
 use png::ColorType;
 
 use crate::project::root;
@@ -163,6 +167,39 @@ fn tissue_in_colour_is_learned_from_tiles_with_masks_that_carry_alpha() {
         batch.target.axis_iter(Axis(0)).map(|target| target.mean().unwrap()).collect();
     assert!(means.iter().all(|mean| mean.abs() == 1.0), "{means:?}");
     assert!(means.contains(&1.0), "{means:?}");
+}
+
+#[test]
+fn a_series_is_paired_with_its_segmentation() {
+    let folder = dataset();
+    let case = phantom(5);
+    let images = folder.path().join("images/a");
+    fs::create_dir(&images).unwrap();
+    for (number, bytes) in dicom::encode_mr_series(&case.volume, 5).unwrap().iter().enumerate() {
+        fs::write(images.join(format!("{number:03}.dcm")), bytes).unwrap();
+    }
+    let series = codec::read(&images).unwrap().remove(0);
+    let Source::Dicom(source) = &series.source else { panic!("a DICOM series") };
+    let (d, h, w) = case.truth.dim();
+    let truth = Segmentation { mask: case.truth.clone(), agreement: Array4::zeros((2, d, h, w)) };
+    let labels = Manifest::read(&root().join("onnx/phantom/bundle.toml")).unwrap().labels;
+    let made = Provenance {
+        model: "m".into(),
+        model_version: "1".into(),
+        model_digest: "0".into(),
+        steps: 1,
+        votes: 1,
+        seed: 1,
+        software_version: "1".into(),
+        configuration: String::new(),
+    };
+    let geometry = series.volume.geometry.as_ref();
+    let bytes = seg::encode(source, geometry, &truth, &labels, &made).unwrap().bytes;
+    fs::write(folder.path().join("labels/a.seg"), bytes).unwrap();
+    let dataset = Dataset::open(folder.path(), None, None).unwrap();
+    let (_, read) = dataset.pairs[0].read(&labels).unwrap();
+    assert!(read.iter().any(|&value| value == 2));
+    assert_eq!(read, case.truth);
 }
 
 #[test]
