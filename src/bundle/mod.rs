@@ -10,6 +10,7 @@ mod manifest;
 mod open;
 mod prepare;
 mod resize;
+mod targets;
 
 pub use assemble::Assembly;
 pub use manifest::{
@@ -17,7 +18,7 @@ pub use manifest::{
     Normalisation, Orientation, Plan, Polarity, Provenance, Rounding, VarianceKind, Windows,
 };
 pub use open::Bundle;
-pub use prepare::{Crop, Grid, Prepared, Sample, prepare, to_canonical};
+pub use prepare::{Crop, Grid, Prepared, Sample, prepare};
 
 use std::path::PathBuf;
 

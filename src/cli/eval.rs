@@ -4,8 +4,9 @@ use anyhow::{Context, bail};
 
 use super::{EngineArgs, ExitStatus, files::write_whole};
 use crate::{
-    eval::{self, Dataset, Gallery, Progress, Report, Split, html, summary::Statistic},
+    eval::{self, Gallery, Progress, Report, html, summary::Statistic},
     segmenter::Request,
+    truth::{Dataset, Split},
 };
 
 #[derive(Debug, clap::Args)]

@@ -1,17 +1,16 @@
 use serde::Serialize;
 
-use super::{
-    Dataset,
-    metrics::Overlap,
-    summary::{Statistic, mean, summarise},
+use super::summary::{Statistic, mean, summarise};
+use crate::{
+    segmenter::Segmenter,
+    truth::{Dataset, metrics::Overlap},
 };
-use crate::segmenter::Segmenter;
 
 /// The schema below; it changes when a field changes its meaning or goes.
 const SCHEMA: u32 = 1;
 
 /// An evaluation: the JSON document that `cdal eval --json` writes, field for field. A value that is not defined
-/// (see [`super::metrics`]) is null.
+/// (see [`crate::truth::metrics`]) is null.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub schema: u32,

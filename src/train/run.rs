@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Batches, Config, Example, Inputs, TrainError, TrainingSession,
+    Batches, Config, Held, Inputs, TrainError, TrainingSession,
     checkpoint::{read_floats, recover, swap, sync},
     tools::{ensure_artifacts, export, file, safetensors, tensor_names, write_whole},
     validate::mean_dice,
@@ -26,9 +26,9 @@ pub struct Progress {
     pub loss: f32,
     pub learning_rate: f32,
     pub slices_per_second: f64,
-    /// Mean Dice of each label over the validation cases, by the real sampler; only at checkpoints.
+    /// Mean Dice of each label over the validation cases that have it, by the real sampler; only at checkpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation_dice: Option<Vec<f64>>,
+    pub validation_dice: Option<Vec<Option<f64>>>,
 }
 
 /// What a checkpoint holds beside the runtime's own file.
@@ -122,7 +122,7 @@ struct Run<'a> {
     session: TrainingSession,
     batches: Batches,
     schedule: Schedule,
-    validation: Vec<Example>,
+    validation: Vec<Held>,
     /// Moving average of the parameters, in the runtime's order.
     average: Vec<f32>,
     names: Vec<String>,
@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
     }
 
     /// Mean Dice of each label, with the averaged weights and the real sampler.
-    fn validate(&mut self) -> Result<Vec<f64>, TrainError> {
+    fn validate(&mut self) -> Result<Vec<Option<f64>>, TrainError> {
         let training = self.session.parameters()?;
         self.session.set_parameters(&self.average)?;
         let result =
@@ -187,9 +187,9 @@ impl<'a> Run<'a> {
     }
 
     /// Replaces `last` (and `best`, if it is) by the present state; a crash leaves the old or the new one.
-    fn checkpoint(&mut self, dice: &[f64]) -> Result<(), TrainError> {
+    fn checkpoint(&mut self, dice: &[Option<f64>]) -> Result<(), TrainError> {
         let folder = &self.config.run_folder;
-        let mean = dice.iter().sum::<f64>() / dice.len().max(1) as f64;
+        let mean = dice.iter().flatten().sum::<f64>() / dice.iter().flatten().count().max(1) as f64;
         let is_best = mean > self.state.best_dice;
         self.state.best_dice = self.state.best_dice.max(mean);
 
