@@ -1,6 +1,8 @@
 //! From votes on crops to a mask on the source's grid.
 
-use ndarray::{Array3, Array4, ArrayView1, ArrayView3, Axis, s};
+use std::cmp::Ordering;
+
+use ndarray::{Array3, Array4, ArrayView1, ArrayView3, Axis, Zip, s};
 
 use super::{Crop, Decision, Grid, Manifest, Polarity, Rounding};
 use crate::domain::Segmentation;
@@ -44,21 +46,9 @@ impl Assembly {
 
     /// Decides every voxel and carries mask and agreement back to the source's grid.
     #[must_use]
-    pub fn finish(self, manifest: &Manifest, grid: &Grid) -> Segmentation {
-        let [d, h, w] = grid.inner();
-        let [a, b, c] = grid.offset;
-        let inner = s![.., a..a + d, b..b + h, c..c + w];
-        let covered = self.covered.slice(s![a..a + d, b..b + h, c..c + w]);
-        let average = |sums: &Array4<f32>| {
-            let mut average = sums.slice(inner).to_owned();
-            for mut channel in average.axis_iter_mut(Axis(0)) {
-                channel /= &covered;
-            }
-            average
-        };
-        let rounded = average(&self.rounded);
-        let means = average(&self.means);
-
+    pub fn finish(&self, manifest: &Manifest, grid: &Grid) -> Segmentation {
+        let rounded = self.average(&self.rounded, grid);
+        let means = self.average(&self.means, grid);
         let shares =
             |label: usize| grid.shares_to_source(&means.index_axis(Axis(0), label).to_owned());
         let (mask, agreement) = match manifest.decision {
@@ -84,6 +74,57 @@ impl Assembly {
         let views: Vec<_> = agreement.iter().map(|share: &Array3<f32>| share.view()).collect();
         let agreement = ndarray::stack(Axis(0), &views).expect("all labels share one grid");
         Segmentation { mask, agreement }
+    }
+
+    /// The mask [D, H, W] on the source's grid, and which of its voxels may still become another label, given
+    /// assemblies of the smallest and of the largest means that the vote can still come to.
+    #[must_use]
+    pub fn open_voxels(
+        &self,
+        [lowest, highest]: [&Self; 2],
+        manifest: &Manifest,
+        grid: &Grid,
+    ) -> (Array3<u8>, Array3<bool>) {
+        let mask = self.finish(manifest, grid).mask;
+        let open = match manifest.decision {
+            // All that is done to a mean is monotone, so that the extremes show whether it can turn over.
+            Decision::Threshold { .. } => {
+                let [low, high] = [lowest, highest].map(|bound| bound.finish(manifest, grid).mask);
+                Zip::from(&low).and(&high).map_collect(|low, high| low != high)
+            }
+            Decision::Argmax => {
+                let now = self.average(&self.rounded, grid);
+                let low = lowest.average(&lowest.rounded, grid);
+                let high = highest.average(&highest.rounded, grid);
+                let open = Zip::from(now.lanes(Axis(0)))
+                    .and(low.lanes(Axis(0)))
+                    .and(high.lanes(Axis(0)))
+                    .map_collect(|now, low, high| {
+                        let winner = usize::from(largest(now));
+                        let beaten = |label: usize| match label.cmp(&winner) {
+                            Ordering::Less => high[label] < low[winner],
+                            Ordering::Equal => true,
+                            Ordering::Greater => high[label] <= low[winner],
+                        };
+                        u8::from(!(0..now.len()).all(beaten))
+                    });
+                grid.mask_to_source(&open).mapv(|open| open > 0)
+            }
+        };
+        (mask, open)
+    }
+
+    /// Sums on the working grid as averages over the samples that covered a voxel, padding cut off.
+    fn average(&self, sums: &Array4<f32>, grid: &Grid) -> Array4<f32> {
+        let [d, h, w] = grid.inner();
+        let [a, b, c] = grid.offset;
+        let covered = self.covered.slice(s![a..a + d, b..b + h, c..c + w]);
+        let mut average = sums.slice(s![.., a..a + d, b..b + h, c..c + w]).to_owned();
+        for mut channel in average.axis_iter_mut(Axis(0)) {
+            // What nothing covered yet is 0, background.
+            Zip::from(&mut channel).and(&covered).for_each(|sum, &n| *sum /= n.max(1.0));
+        }
+        average
     }
 }
 

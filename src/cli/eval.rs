@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use super::{EngineArgs, ExitStatus, files::write_whole};
 use crate::{
     eval::{self, Gallery, Progress, Report, html, summary::Statistic},
+    sampler::Stopping,
     segmenter::Request,
     truth::{Dataset, Split},
 };
@@ -35,6 +36,9 @@ pub struct Args {
     /// Time-steps after which a sample ends, with what the last one predicts; all of the model's by default
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     steps: Option<u16>,
+    /// When a vote may end early: never, exact, certified[:DICE] or adaptive[:ERROR]
+    #[arg(long, value_name = "RULE", default_value_t)]
+    stop: Stopping,
     /// Of the noise; the same seed gives the same masks
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -61,6 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         votes: args.votes.map(usize::from),
         steps: args.steps.map(usize::from),
         seed: args.seed,
+        stopping: args.stop,
         noise: None,
     };
     let (report, gallery) = eval::evaluate(&segmenter, &dataset, &request, show)?;

@@ -5,10 +5,12 @@
 
 mod noise;
 mod schedule;
+mod stopping;
 mod votes;
 
 pub use noise::{Draw, Noise, Philox, Recorded};
 pub use schedule::{Posterior, Schedule, Variance};
+pub use stopping::{Agreement, Stopping, reachable};
 pub use votes::Tally;
 
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4, Axis, Zip};
