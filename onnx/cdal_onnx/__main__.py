@@ -33,7 +33,7 @@ def main() -> int:
     artifacts.add_argument("--seed", type=int, default=0, help="of the first weights")
     artifacts.add_argument("--betas", type=float, nargs=2, default=(0.5, 0.9), help="of Adam")
     artifacts.add_argument("--epsilon", type=float, default=1e-8,
-                           help="of Adam; one that dwarfs the gradients makes a step plain gradient descent")
+                           help="of Adam; with one that dwarfs the gradients and betas 0 0 it is plain gradient descent")
     artifacts.add_argument("--adversary", action="store_true", help="with the discriminator's session as well")
     artifacts.add_argument("--adversary-betas", type=float, nargs=2, default=(0.5, 0.9), help="of its Adam")
     artifacts.add_argument("--adversary-checkpoint", type=Path, help="its first weights; without it they are drawn")

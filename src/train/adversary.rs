@@ -231,3 +231,19 @@ impl Means {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_of_r1_is_over_the_penalised_steps() {
+        let mut means = Means::default();
+        assert_eq!(means.close(), None);
+        let found = AdversaryLosses { loss: 2.0, real: 1.0, fake: 1.0, ..Default::default() };
+        means.add(&AdversaryLosses { r1: Some(0.5), loss: 2.5, ..found });
+        means.add(&found);
+        let expected = AdversaryLosses { r1: Some(0.5), loss: 2.25, ..found };
+        assert_eq!(means.close(), Some(expected));
+    }
+}

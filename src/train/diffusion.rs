@@ -102,3 +102,37 @@ pub(super) fn normals<D: RemoveAxis>(
     }
     drawn
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::Variance;
+
+    #[test]
+    fn a_pair_and_its_posterior_are_those_of_the_schedule() {
+        let schedule = Schedule::new(4, Variance::Preserving { beta_min: 0.1, beta_max: 20.0 });
+        let noise = Philox::new(3, 5);
+        let label =
+            Array4::from_shape_fn((8, 1, 4, 4), |(n, _, y, x)| (n + y * x) as f32 / 8.0 - 1.0);
+        let drawn = pair(&schedule, noise, crate::train::draws::DISCRIMINATOR, &label);
+        assert!(drawn.t.iter().any(|&t| t == 0) && drawn.t.iter().any(|&t| t > 1), "{}", drawn.t);
+
+        // At t = 0 the label is as yet without noise, and the posterior adds none.
+        let x0 = Array4::from_elem(label.dim(), 0.5);
+        let x_pos = posterior(&schedule, noise, 36, &drawn.t, &drawn.x_tp1).of(&x0);
+        let epsilon = normals(noise, 36, label.dim());
+        for (n, &t) in drawn.t.iter().enumerate() {
+            let posterior = schedule.posterior[t as usize];
+            for (at, &x_t) in drawn.x_t.index_axis(Axis(0), n).indexed_iter() {
+                let at = (n, at.0, at.1, at.2);
+                if t == 0 {
+                    assert!((x_t - label[at]).abs() < 1e-3, "{x_t} {}", label[at]);
+                }
+                let noise = if t == 0 { 0.0 } else { epsilon[at] };
+                let mean = posterior.x0_weight * x0[at] + posterior.x_weight * drawn.x_tp1[at];
+                assert!((x_pos[at] - mean - posterior.deviation() * noise).abs() < 1e-5);
+            }
+        }
+        assert_eq!(drawn, pair(&schedule, noise, crate::train::draws::DISCRIMINATOR, &label));
+    }
+}
