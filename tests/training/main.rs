@@ -107,8 +107,8 @@ fn gradients(artifacts: &Path, inputs: &Inputs<'_>) -> (Outputs, Named) {
     (found, gradients)
 }
 
-/// Every recorded gradient within 1e-3 in relative L2. What is zero but for rounding is held against the
-/// millionth part of the largest.
+/// Every recorded gradient within 1e-3 in relative L2; below 1e-5 of the largest, within 1e-3 of that. Those of a
+/// bias before a norm, of the keys of an attention and of D's last biases under R1 are zero but for rounding.
 fn assert_gradients(what: &str, found: &Named, recorded: &Named, prefix: &str) {
     let norm =
         |values: &ArrayD<f32>| values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
@@ -121,7 +121,11 @@ fn assert_gradients(what: &str, found: &Named, recorded: &Named, prefix: &str) {
     assert!(names.iter().eq(expected.keys()), "{what}: other parameters than recorded");
     let mut worst = (0.0, "");
     for (name, expected) in expected {
-        let distance = norm(&(&found[name] - expected)) / norm(expected).max(1e-6 * largest);
+        if norm(expected) < 1e-6 * largest {
+            assert!(norm(&found[name]) < 1e-6 * largest, "{what}: gradient of {name} is not zero");
+            continue;
+        }
+        let distance = norm(&(&found[name] - expected)) / norm(expected).max(1e-5 * largest);
         if distance > worst.0 {
             worst = (distance, name);
         }
