@@ -19,3 +19,4 @@ pub mod segmenter;
 pub mod spool;
 pub mod telemetry;
 pub mod train;
+pub mod truth;

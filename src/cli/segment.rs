@@ -85,7 +85,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     let segmenter = args.engine.open(&args.bundle)?;
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("{}: cannot be made", args.out.display()))?;
-    let request = Request { votes: args.votes.map(usize::from), seed: args.seed, noise };
+    let request = Request {
+        votes: args.votes.map(usize::from),
+        seed: args.seed,
+        noise,
+        ..Request::default()
+    };
     let mut names = HashSet::new();
     for input in &args.inputs {
         let started = Instant::now();

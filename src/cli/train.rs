@@ -31,7 +31,8 @@ pub fn run(arguments: &Args) -> anyhow::Result<ExitStatus> {
 fn show(progress: &Progress) {
     let Progress { step, steps, loss, learning_rate, slices_per_second, .. } = progress;
     let dice = progress.validation_dice.as_ref().map_or(String::new(), |dice| {
-        let each: Vec<_> = dice.iter().map(|d| format!("{d:.4}")).collect();
+        let each: Vec<_> =
+            dice.iter().map(|d| d.map_or("-".into(), |d| format!("{d:.4}"))).collect();
         format!("  Dice {}", each.join(" "))
     });
     let adversary = progress.adversary.map_or(String::new(), |found| {

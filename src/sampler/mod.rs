@@ -70,11 +70,13 @@ pub fn sample<D: Denoiser>(
     let mut z = Array2::zeros((ballots.len(), shape.latent));
     draw_all(noise, ballots, Draw::Start, &mut x);
 
-    for step in (0..schedule.steps()).rev() {
+    for step in (schedule.end..schedule.steps()).rev() {
         draw_all(noise, ballots, Draw::Latent(step), &mut z);
         let x0 = denoiser.denoise(&images, step, x.view(), z.view())?;
         let posterior = schedule.posterior[step];
-        if step == 0 {
+        if step == schedule.end && step > 0 {
+            x.assign(&x0);
+        } else if step == 0 {
             Zip::from(&mut x).and(&x0).for_each(|x, &x0| {
                 *x = posterior.x0_weight * x0 + posterior.x_weight * *x;
             });

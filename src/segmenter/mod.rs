@@ -46,6 +46,8 @@ pub enum SegmenterError {
 pub struct Request {
     /// `None`: as many as the bundle says.
     pub votes: Option<usize>,
+    /// `None`: all T. Fewer end a sample early, with the x_0 that the last step taken predicts.
+    pub steps: Option<usize>,
     pub seed: u64,
     /// Noise recorded elsewhere, in place of the seed's.
     pub noise: Option<Arc<RecordedNoise>>,
@@ -56,6 +58,8 @@ pub struct Request {
 pub struct Outcome {
     pub segmentation: Segmentation,
     pub votes: usize,
+    /// Evaluations of the denoiser for one vote.
+    pub steps: usize,
     pub stages: Stages,
 }
 
@@ -139,7 +143,9 @@ impl Segmenter {
                 Some(recorded) => recorded,
                 None => &philox,
             };
-            vote(generator, &bundle.manifest, &prepared, noise, votes)
+            let diffusion = &bundle.manifest.diffusion;
+            let schedule = diffusion.schedule().cut_short(request.steps.unwrap_or(diffusion.steps));
+            vote(generator, &bundle.manifest, &schedule, &prepared, noise, votes)
         })??;
         outcome.stages.prepare = prepare;
         Ok(outcome)
@@ -153,7 +159,7 @@ impl Segmenter {
             model: manifest.name.clone(),
             model_version: manifest.version.clone(),
             model_digest: self.bundle.digest.clone(),
-            steps: manifest.diffusion.steps,
+            steps: outcome.steps,
             votes: outcome.votes,
             seed,
             software_version: env!("CARGO_PKG_VERSION").into(),
@@ -194,11 +200,11 @@ const HELD_FEATURES: usize = 64 << 20;
 fn vote(
     generator: &mut Generator,
     manifest: &Manifest,
+    schedule: &Schedule,
     prepared: &Prepared,
     noise: &dyn Noise,
     votes: usize,
 ) -> Result<Outcome, SegmenterError> {
-    let schedule: Schedule = manifest.diffusion.schedule();
     let label = interface(manifest).label();
     let shape = Shape { label, latent: manifest.network.latent };
     let batch = (BATCH_PIXELS / (label[1] * label[2])).max(1);
@@ -226,7 +232,7 @@ fn vote(
             .collect();
         let mut tallies = std::collections::HashMap::new();
         for ballots in ballots.chunks(batch) {
-            let drawn = sample(&mut conditioned, &schedule, shape, noise, ballots, |_, _, _| ())?;
+            let drawn = sample(&mut conditioned, schedule, shape, noise, ballots, |_, _, _| ())?;
             for (ballot, x0) in ballots.iter().zip(drawn.axis_iter(Axis(0))) {
                 tallies.entry(ballot.image).or_insert_with(|| Tally::new(label)).add(x0);
             }
@@ -244,5 +250,5 @@ fn vote(
     let started = Instant::now();
     let segmentation = assembly.finish(manifest, &prepared.grid);
     stages.assemble += started.elapsed();
-    Ok(Outcome { segmentation, votes, stages })
+    Ok(Outcome { segmentation, votes, steps: schedule.steps() - schedule.end, stages })
 }

@@ -44,8 +44,8 @@ pub struct Model {
 pub enum Data {
     /// A new phantom for every few slices, seeds counting up from `first_seed`.
     Phantom { first_seed: u64, validation_first_seed: u64, validation_cases: u64 },
-    /// `folder/images` and `folder/labels` with equal stems, NIfTI; `split` names the stems to train on and
-    /// to validate on: {"train": […], "val": […]}.
+    /// Images and truths of `folder`, as [`crate::truth::Dataset`] pairs and reads them; `split` names the cases
+    /// to train on and to validate on: {"train": […], "val": […]}.
     Pairs { folder: PathBuf, split: PathBuf, validation_cases: usize },
 }
 

@@ -12,15 +12,15 @@ use std::{
 use ndarray::{Array1, Array2, Array3, Array4, Axis};
 
 use super::{
-    Augmentation, Config, Data, Example, Inputs, TrainError,
+    Augmentation, Config, Data, Example, Held, Inputs, TrainError,
     augment::augment,
+    cases,
     diffusion::{Pair, normals, pair},
     draws::{CASE, GENERATOR, SLICE, index, uniforms},
-    pairs,
 };
 use crate::{
     bundle::Manifest,
-    phantom::phantom,
+    phantom::{Phantom, phantom},
     sampler::{Philox, Schedule},
 };
 
@@ -78,24 +78,21 @@ impl Batches {
     ///
     /// # Errors
     /// If a case cannot be read, does not suit the model, or has a label that the model does not know.
-    pub fn open(config: &Config, manifest: Manifest) -> Result<(Self, Vec<Example>), TrainError> {
+    pub fn open(config: &Config, manifest: Manifest) -> Result<(Self, Vec<Held>), TrainError> {
         let (source, validation) = match &config.data {
             Data::Phantom { first_seed, validation_first_seed: first, validation_cases } => {
-                let validation = (*first..first + validation_cases)
-                    .map(|seed| Example::new(&manifest, phantom(seed).into()))
-                    .collect::<Result<_, _>>()?;
+                let held = |seed| {
+                    let Phantom { volume, truth, .. } = phantom(seed);
+                    Held::new(&manifest, format!("phantom-{seed:05}"), volume, truth)
+                };
+                let validation =
+                    (*first..first + validation_cases).map(held).collect::<Result<_, _>>()?;
                 (Source::Phantom { first_seed: *first_seed }, validation)
             }
             Data::Pairs { folder, split, validation_cases } => {
-                let (train, mut validate) = pairs::split(split)?;
-                validate.truncate(*validation_cases);
-                let read = |stems: Vec<String>| -> Result<Vec<Example>, TrainError> {
-                    stems
-                        .iter()
-                        .map(|stem| Example::new(&manifest, pairs::read(&manifest, folder, stem)?))
-                        .collect()
-                };
-                (Source::Cached { training: read(train)? }, read(validate)?)
+                let (training, validation) =
+                    cases::read(&manifest, folder, split, *validation_cases)?;
+                (Source::Cached { training }, validation)
             }
         };
         let batches = Self {
@@ -126,7 +123,8 @@ impl Batches {
                 let cases = self.size.div_ceil(SLICES_OF_A_CASE) as u64;
                 for case in 0..cases {
                     let seed = first_seed + step * cases + case;
-                    let example = Example::new(&self.manifest, phantom(seed).into())?;
+                    let Phantom { volume, truth, .. } = phantom(seed);
+                    let example = Example::new(&self.manifest, &volume, &truth)?;
                     for _ in 0..SLICES_OF_A_CASE.min(self.size - slices.len()) {
                         slices.push(self.slice(&example, noise, slices.len()));
                     }
@@ -156,7 +154,7 @@ impl Batches {
         let [telling, which] = uniforms(noise, number, SLICE);
         let crop = example.choose(telling, which);
         let (image, label) = augment(&self.augmentation, example, crop, noise, number);
-        (image, one_hot(&label, self.manifest.network.label_channels))
+        (image, self.manifest.target(label.view()))
     }
 
     /// Batches from `step` on, made ahead on a thread of their own.
@@ -173,12 +171,4 @@ impl Batches {
         });
         batches
     }
-}
-
-/// -1 and 1 for each of `channels` label values, [L, H, W].
-fn one_hot(label: &Array2<u8>, channels: usize) -> Array3<f32> {
-    let (h, w) = label.dim();
-    Array3::from_shape_fn((channels, h, w), |(channel, row, column)| {
-        if usize::from(label[[row, column]]) == channel { 1.0 } else { -1.0 }
-    })
 }

@@ -7,13 +7,13 @@
 
 mod adversary;
 mod augment;
+mod cases;
 mod checkpoint;
 mod config;
 mod data;
 mod diffusion;
 mod draws;
 mod example;
-mod pairs;
 mod run;
 mod session;
 mod tools;
@@ -22,7 +22,7 @@ mod validate;
 pub use adversary::AdversaryLosses;
 pub use config::{Adversary, Augmentation, Card, Config, Data, Model, Optimiser};
 pub use data::{Batch, Batches};
-pub use example::Example;
+pub use example::{Example, Held};
 pub use run::{Progress, train};
 pub use session::{Inputs, Outputs, TrainingSession};
 
@@ -37,8 +37,9 @@ pub enum TrainError {
     Runtime(String),
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
-    #[error(transparent)]
-    Codec(#[from] crate::codec::CodecError),
+    /// What is wrong with each of some cases.
+    #[error("{} of the cases cannot be used: {}", .0.len(), first(.0))]
+    Cases(Vec<String>),
     #[error(transparent)]
     Bundle(#[from] crate::bundle::BundleError),
     #[error("cdal_onnx {command} failed: {reason}")]
@@ -51,6 +52,16 @@ pub enum TrainError {
         "{0}: a run stands there already; give --resume to go on with it, or another run_folder"
     )]
     Exists(std::path::PathBuf),
+}
+
+/// A few faults of many, on one line.
+fn first(faults: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = faults.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    match faults.len() {
+        n if n <= SHOWN => shown,
+        n => format!("{shown}; and {} more", n - SHOWN),
+    }
 }
 
 impl From<ort::Error> for TrainError {

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdversaryLosses, Batch, Batches, Config, Example, TrainError, TrainingSession,
+    AdversaryLosses, Batch, Batches, Config, Held, TrainError, TrainingSession,
     adversary::{Adversary, Means, Round},
     checkpoint::{read_floats, recover, swap, sync},
     tools::{ensure_artifacts, export, file, safetensors, tensor_names, write_whole},
@@ -34,9 +34,9 @@ pub struct Progress {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adversary: Option<AdversaryLosses>,
     pub slices_per_second: f64,
-    /// Mean Dice of each label over the validation cases, by the real sampler; only at checkpoints.
+    /// Mean Dice of each label over the validation cases that have it, by the real sampler; only at checkpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation_dice: Option<Vec<f64>>,
+    pub validation_dice: Option<Vec<Option<f64>>>,
 }
 
 /// What a checkpoint holds beside the runtime's own file.
@@ -119,7 +119,7 @@ struct Run<'a> {
     adversary: Option<Adversary<'a>>,
     batches: Batches,
     schedule: Schedule,
-    validation: Vec<Example>,
+    validation: Vec<Held>,
     /// Moving average of the parameters, in the runtime's order.
     average: Vec<f32>,
     names: Vec<String>,
@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
     }
 
     /// Mean Dice of each label, with the averaged weights and the real sampler.
-    fn validate(&mut self) -> Result<Vec<f64>, TrainError> {
+    fn validate(&mut self) -> Result<Vec<Option<f64>>, TrainError> {
         let training = self.session.parameters()?;
         self.session.set_parameters(&self.average)?;
         let result =
@@ -204,9 +204,9 @@ impl<'a> Run<'a> {
     }
 
     /// Replaces `last` (and `best`, if it is) by the present state; a crash leaves the old or the new one.
-    fn checkpoint(&mut self, dice: &[f64]) -> Result<(), TrainError> {
+    fn checkpoint(&mut self, dice: &[Option<f64>]) -> Result<(), TrainError> {
         let folder = &self.config.run_folder;
-        let mean = dice.iter().sum::<f64>() / dice.len().max(1) as f64;
+        let mean = dice.iter().flatten().sum::<f64>() / dice.iter().flatten().count().max(1) as f64;
         let is_best = mean > self.state.best_dice;
         self.state.best_dice = self.state.best_dice.max(mean);
 

@@ -21,4 +21,5 @@ mod serial;
 mod support;
 mod synthetic;
 mod train;
+mod train_data;
 mod workstation;

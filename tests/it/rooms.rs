@@ -12,11 +12,12 @@ const PLAN: &[(&str, &[&str])] = &[
     ("sampler", &[]),
     ("phantom", &["sampler"]),
     ("bundle", &["sampler"]),
+    ("truth", &["codec"]),
     ("segmenter", &["bundle", "engine", "sampler"]),
     ("ingest", &["codec", "spool"]),
     ("deliver", &["codec", "spool"]),
-    ("train", &["bundle", "codec", "engine", "phantom", "sampler"]),
-    ("eval", &["bundle", "codec", "sampler", "segmenter"]),
+    ("train", &["bundle", "codec", "engine", "phantom", "sampler", "truth"]),
+    ("eval", &["bundle", "codec", "sampler", "segmenter", "truth"]),
     ("daemon", &["bundle", "codec", "deliver", "engine", "ingest", "segmenter", "spool"]),
     ("config", &["daemon", "deliver", "engine", "ingest", "spool"]),
     (
@@ -35,6 +36,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "segmenter",
             "spool",
             "train",
+            "truth",
         ],
     ),
 ];
