@@ -82,13 +82,15 @@ impl Denoiser for UnderTraining<'_> {
             .map(|&image| prepared.pixels(prepared.crops[prepared.samples[image].crop]))
             .collect();
         let image = concatenate(Axis(0), &pixels).expect("crops share one shape");
-        let predicted = self.session.predict(&Inputs {
-            x: x.into_dyn(),
-            t: &Array1::from_elem(images.len(), step as i64),
-            image: image.view().into_dyn(),
-            z: z.into_dyn(),
-            target: x.into_dyn(),
-        })?;
+        let t = Array1::from_elem(images.len(), step as i64);
+        // Artifacts of earlier versions ask for a target as well.
+        let inputs = Inputs::new()
+            .floats("x", x)
+            .integers("t", t.view())
+            .floats("image", image.view())
+            .floats("z", z)
+            .floats("target", x);
+        let predicted = self.session.evaluate(&inputs)?.take("x0")?;
         predicted.into_dimensionality().map_err(|e| TrainError::Runtime(e.to_string()))
     }
 }
