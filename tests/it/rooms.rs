@@ -13,16 +13,17 @@ const PLAN: &[(&str, &[&str])] = &[
     ("sampler", &[]),
     ("phantom", &["sampler"]),
     ("bundle", &["sampler"]),
+    ("truth", &["codec"]),
     ("segmenter", &["bundle", "engine", "sampler"]),
     ("ingest", &["codec", "durable", "spool"]),
     ("deliver", &["codec", "durable", "spool"]),
-    ("train", &["bundle", "codec", "durable", "engine", "phantom", "sampler"]),
-    ("eval", &["bundle", "codec", "sampler", "segmenter"]),
+    ("train", &["bundle", "codec", "durable", "engine", "phantom", "sampler", "truth"]),
+    ("eval", &["bundle", "codec", "sampler", "segmenter", "truth"]),
     (
         "daemon",
         &["bundle", "codec", "deliver", "durable", "engine", "ingest", "segmenter", "spool"],
     ),
-    ("config", &["daemon", "deliver", "durable", "engine", "ingest", "spool"]),
+    ("config", &["daemon", "deliver", "durable", "engine", "ingest", "sampler", "spool"]),
     (
         "cli",
         &[
@@ -40,6 +41,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "segmenter",
             "spool",
             "train",
+            "truth",
         ],
     ),
 ];

@@ -11,6 +11,7 @@ mod lut;
 mod part10;
 mod rle;
 mod samples;
+mod segmentation;
 mod series;
 mod source;
 mod stack;
@@ -27,8 +28,12 @@ use super::{Case, CodecError};
 
 pub use self::head::{Identity, identify, series_in};
 pub(super) use self::part10::is_dicom;
+pub(super) use self::segmentation::{
+    Frame, Segment, Segmentation as StoredSegmentation, is_segmentation,
+};
 pub use self::source::DicomSource;
 pub(super) use self::source::SourceSlice;
+pub(super) use self::stack::Plane;
 pub use self::synthetic::encode_mr_series;
 
 /// Reads the series that `files` hold: one case for each, ordered by series number; images without a
