@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
 
 /// Runs the daemon with `worker` until a signal, then drains it. A second signal ends the draining.
 ///
-/// Prints `{"ready":true,"dicom":"ADDRESS:PORT"}` on stdout once peers can connect.
+/// Prints `{"ready":true,"dicom":"ADDRESS:PORT","http":"ADDRESS:PORT"}` (or null) on stdout once peers can connect.
 ///
 /// # Errors
 /// If the daemon does not start.
@@ -39,7 +39,8 @@ pub fn serve(settings: daemon::Settings, worker: impl Worker) -> anyhow::Result<
         let mut signals = Signals::listen().context("listen for signals")?;
         let daemon = Daemon::start(settings, worker).await?;
         let address = daemon.dicom_address().to_string();
-        println!("{}", serde_json::json!({ "ready": true, "dicom": address }));
+        let http = daemon.http_address().map(|address| address.to_string());
+        println!("{}", serde_json::json!({ "ready": true, "dicom": address, "http": http }));
         signals.next().await;
         tokio::select! {
             _ = daemon.stop() => {}

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::Fault;
 use crate::engine::Provider;
-use crate::{daemon, deliver, ingest, spool};
+use crate::{daemon, deliver, http, ingest, spool};
 
 pub use error::{ConfigError, Finding};
 pub use tree::Origin;
@@ -32,6 +32,8 @@ pub struct Settings {
     pub model: Model,
     pub spool: spool::Config,
     pub ingest: ingest::Config,
+    #[serde(default)]
+    pub http: http::Config,
     #[serde(default)]
     pub destination: Vec<deliver::Config>,
     #[serde(default)]
@@ -78,6 +80,7 @@ impl Settings {
             daemon: self.daemon.clone(),
             spool: self.spool.clone(),
             ingest: self.ingest.clone(),
+            http: self.http.clone(),
             destinations: self.destination.clone(),
         }
     }
@@ -98,6 +101,7 @@ impl Settings {
         }
         under("spool", self.spool.faults());
         under("ingest", self.ingest.faults());
+        under("http", self.http.faults());
         under("daemon", self.daemon.faults());
         for (index, destination) in self.destination.iter().enumerate() {
             under(&format!("destination[{index}]"), destination.faults());

@@ -6,7 +6,7 @@ use crate::spool::Product;
 ///
 /// A panic inside is caught and fails the job for good.
 pub trait Worker: Send + 'static {
-    /// `files`: the Part-10 files of one series, in order of arrival. The same files must give the same products,
+    /// `files`: the Part-10 files of one series in order of arrival, or one image of another format. The same files must give the same products,
     /// UIDs and bytes included: a job that was cut off is run again.
     ///
     /// # Errors

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{Health, JobError, Worker};
-use crate::spool::{Claim, Retry, Spool, SpoolError};
+use crate::deliver;
+use crate::spool::{Claim, Product, Retry, Spool, SpoolError};
 
 /// Pause after an error of the spool itself, such as a full disk.
 const SPOOL_PAUSE: Duration = Duration::from_secs(1);
@@ -16,7 +17,7 @@ const SPOOL_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Jobs<W> {
     pub(super) spool: Arc<Spool>,
     pub(super) worker: W,
-    pub(super) destinations: Vec<String>,
+    pub(super) destinations: Vec<deliver::Config>,
     pub(super) retry_delay: Duration,
     pub(super) health: watch::Sender<Health>,
     /// Called when a job has left deliveries.
@@ -67,14 +68,16 @@ impl<W: Worker> Jobs<W> {
                     (claim.queue.as_millis() as u64, compute.as_millis() as u64);
                 let summary =
                     products.iter().map(|p| p.summary.as_str()).collect::<Vec<_>>().join("; ");
-                self.spool.finish(job, &products, &self.destinations, compute).inspect(|()| {
-                    tracing::info!(
-                        %job, attempt, objects, queue_ms, compute_ms,
-                        products = products.len(), summary, "job done"
-                    );
-                    self.health.send_modify(|health| health.jobs_done += 1);
-                    (self.on_finished)();
-                })
+                self.spool
+                    .finish(job, &products, &self.destinations_of(&products), compute)
+                    .inspect(|()| {
+                        tracing::info!(
+                            %job, attempt, objects, queue_ms, compute_ms,
+                            products = products.len(), summary, "job done"
+                        );
+                        self.health.send_modify(|health| health.jobs_done += 1);
+                        (self.on_finished)();
+                    })
             }
             Err(error) => self.record_failure(claim, &error),
         };
@@ -84,6 +87,13 @@ impl<W: Worker> Jobs<W> {
             let _ = self.spool.retry(job, "its end could not be recorded", SPOOL_PAUSE);
         }
         self.health.send_modify(|health| health.working = false);
+    }
+
+    /// Products of one job are of one kind: all DICOM objects, or all other files.
+    fn destinations_of(&self, products: &[Product]) -> Vec<String> {
+        let all_dicom = products.iter().all(|product| product.dicom.is_some());
+        let takes = |destination: &&deliver::Config| all_dicom || destination.takes_files();
+        self.destinations.iter().filter(takes).map(|destination| destination.name.clone()).collect()
     }
 
     fn record_failure(&self, claim: &Claim, error: &JobError) -> Result<(), SpoolError> {

@@ -1,4 +1,4 @@
-//! The daemon: DICOM in → spool → worker → deliveries out.
+//! The daemon: DICOM and HTTP in → spool → worker → deliveries out.
 //!
 //! Invariants: one thread owns the worker and takes one job at a time from the spool; no state that matters lives
 //! outside the spool, so that a kill at any moment loses nothing; a stop ends within its deadline, and what is left
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
 use crate::spool::SpoolError;
-use crate::{deliver, ingest, spool};
+use crate::{deliver, http, ingest, spool};
 
 pub use crate::spool::Product;
 pub use job::{JobError, Worker};
@@ -56,6 +56,7 @@ pub struct Settings {
     pub daemon: Config,
     pub spool: spool::Config,
     pub ingest: ingest::Config,
+    pub http: http::Config,
     pub destinations: Vec<deliver::Config>,
 }
 
@@ -66,6 +67,8 @@ pub enum DaemonError {
     Spool(#[from] SpoolError),
     #[error("listen on {address}: {source}; choose a free address for ingest.dicom.listen")]
     Listen { address: String, source: std::io::Error },
+    #[error(transparent)]
+    Http(#[from] http::HttpError),
     #[error("destination {name}: {faults}")]
     Destination { name: String, faults: String },
     #[error("start the worker's thread: {0}")]

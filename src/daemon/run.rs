@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 use super::jobs::Jobs;
 use super::{DaemonError, Settings, Worker};
 use crate::deliver::{Destination, Mode};
-use crate::ingest::{self, SpoolSink};
+use crate::http::{self, Server};
+use crate::ingest::{self, Intake, SpoolSink};
 use crate::spool::{Recovery, Spool};
 
 /// How the daemon is.
@@ -48,11 +49,13 @@ pub enum Drained {
 /// A running daemon. Dropped without `stop`, it goes on until the runtime ends.
 pub struct Daemon {
     address: SocketAddr,
+    http_address: Option<SocketAddr>,
     spool: Arc<Spool>,
     drain_deadline: Duration,
     health: watch::Sender<Health>,
     intake: CancellationToken,
     listener: JoinHandle<()>,
+    http: JoinHandle<()>,
     completion: JoinHandle<()>,
     /// Dropped to end the worker's thread after its job.
     wake: SyncSender<()>,
@@ -67,7 +70,7 @@ impl Daemon {
     /// # Errors
     /// If the spool, the address or a destination cannot be used.
     pub async fn start(settings: Settings, worker: impl Worker) -> Result<Self, DaemonError> {
-        let Settings { daemon: config, spool, ingest, destinations } = settings;
+        let Settings { daemon: config, spool, ingest, http, destinations } = settings;
         let names: Vec<String> = destinations.iter().map(|d| d.name.clone()).collect();
         let (spool, recovery) = Spool::open(spool)?;
         let spool = Arc::new(spool);
@@ -81,7 +84,7 @@ impl Daemon {
         let (mode, mode_seen) = watch::channel(Mode::Serve);
         let deliveries = TaskTracker::new();
         let mut bells = Vec::new();
-        for config in destinations {
+        for config in destinations.clone() {
             let name = config.name.clone();
             let destination = Destination::new(config, spool.clone()).map_err(|faults| {
                 let faults: Vec<_> =
@@ -99,7 +102,7 @@ impl Daemon {
         let jobs = Jobs {
             spool: spool.clone(),
             worker,
-            destinations: names,
+            destinations,
             retry_delay: config.retry_delay,
             health: health.clone(),
             on_finished: Box::new(move || bells.iter().for_each(|bell| bell.notify_one())),
@@ -117,6 +120,22 @@ impl Daemon {
         let idle = ingest.dicom.completion.idle;
         let completion =
             tokio::spawn(watch_idle(spool.clone(), idle, changed.clone(), wake.clone()));
+        let (ring, bell) = (wake.clone(), changed.clone());
+        let intake_of_files = Intake::new(spool.clone(), move || {
+            bell.notify_one();
+            let _ = ring.try_send(());
+        });
+        let context = http::Context { spool: spool.clone(), intake: intake_of_files };
+        let server = Server::bind(http, context).await?;
+        let http_address = server.as_ref().map(Server::address);
+        let http = tokio::spawn({
+            let intake = intake.clone();
+            async move {
+                if let Some(server) = server {
+                    server.serve(intake).await;
+                }
+            }
+        });
         let ring = wake.clone();
         let sink = SpoolSink::new(spool.clone(), ingest.dicom.completion.clone(), move || {
             changed.notify_one();
@@ -128,14 +147,17 @@ impl Daemon {
             Arc::new(sink),
             intake.clone(),
         ));
-        tracing::info!(dicom = %local, "ready");
+        let http_shown = http_address.map(|address| address.to_string());
+        tracing::info!(dicom = %local, http = http_shown, "ready");
         Ok(Self {
             address: local,
+            http_address,
             spool,
             drain_deadline: config.drain_deadline,
             health,
             intake,
             listener,
+            http,
             completion,
             wake,
             worker_ended,
@@ -148,6 +170,12 @@ impl Daemon {
     #[must_use]
     pub fn dicom_address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where HTTP is answered, if it is.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
     }
 
     #[must_use]
@@ -164,6 +192,8 @@ impl Daemon {
         self.intake.cancel();
         let mut in_time = timeout_at(deadline, &mut self.listener).await.is_ok();
         self.listener.abort();
+        in_time &= timeout_at(deadline, &mut self.http).await.is_ok();
+        self.http.abort();
         self.completion.abort();
         let _ = self.completion.await;
         drop(self.wake);

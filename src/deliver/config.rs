@@ -124,6 +124,12 @@ impl Config {
         }
     }
 
+    /// Whether it takes files that are no DICOM objects.
+    #[must_use]
+    pub fn takes_files(&self) -> bool {
+        self.kind != Kind::Dicom
+    }
+
     /// What this destination means, or everything that is wrong with it.
     ///
     /// # Errors

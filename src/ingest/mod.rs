@@ -11,6 +11,7 @@ pub mod serial;
 
 mod folder_sink;
 mod identify;
+mod intake;
 mod sink;
 mod spool_sink;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Fault;
 
 pub use folder_sink::{FolderSink, Landed, Via};
+pub use intake::{Accepted, Intake};
 pub use sink::{Received, Refusal, Sink};
 pub use spool_sink::SpoolSink;
 

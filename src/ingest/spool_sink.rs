@@ -57,6 +57,7 @@ impl Sink for SpoolSink {
             series_instance_uid: identify::series_of(received, file.path())?,
             sop_instance_uid: received.sop_instance_uid.clone(),
             association: received.association,
+            extension: "dcm",
         };
         let bytes = file.bytes;
         match self.spool.store(&arrival, file)? {

@@ -10,6 +10,7 @@ mod config;
 mod crash;
 mod delivery;
 mod eval;
+mod http;
 mod ingest;
 mod main_job;
 mod phantom_model;

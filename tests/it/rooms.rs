@@ -15,10 +15,11 @@ const PLAN: &[(&str, &[&str])] = &[
     ("segmenter", &["bundle", "engine", "sampler"]),
     ("ingest", &["codec", "spool"]),
     ("deliver", &["codec", "spool"]),
+    ("http", &["codec", "ingest", "spool"]),
     ("train", &["bundle", "codec", "engine", "phantom", "sampler"]),
     ("eval", &["bundle", "codec", "sampler", "segmenter"]),
-    ("daemon", &["bundle", "codec", "deliver", "engine", "ingest", "segmenter", "spool"]),
-    ("config", &["daemon", "deliver", "engine", "ingest", "spool"]),
+    ("daemon", &["bundle", "codec", "deliver", "engine", "http", "ingest", "segmenter", "spool"]),
+    ("config", &["daemon", "deliver", "engine", "http", "ingest", "spool"]),
     (
         "cli",
         &[

@@ -12,7 +12,7 @@ pub enum Storage {
 }
 
 /// Image storage SOP classes (PS3.4 table B.5-1).
-pub(super) const IMAGES: &[&str] = &[
+pub(in crate::ingest) const IMAGES: &[&str] = &[
     uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE,
     uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PRESENTATION,
     uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING,
@@ -42,7 +42,7 @@ pub(super) const IMAGES: &[&str] = &[
 ];
 
 /// Transfer syntaxes whose pixels this program decodes (PS3.5 section 10).
-pub(super) const DECODABLE: &[&str] = &[
+pub(in crate::ingest) const DECODABLE: &[&str] = &[
     uids::EXPLICIT_VR_LITTLE_ENDIAN,
     uids::IMPLICIT_VR_LITTLE_ENDIAN,
     uids::JPEG_BASELINE8_BIT,

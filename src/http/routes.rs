@@ -1,0 +1,159 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::IntoResponse;
+use axum::routing::{self, MethodRouter};
+
+use super::problem::Problem;
+use super::{Config, Context, OPENAPI, Tokens, cases, jobs};
+
+/// What every handler gets.
+pub(super) type Shared = Arc<Shop>;
+
+pub(super) struct Shop {
+    pub(super) config: Config,
+    /// `None`: whoever can connect is let in.
+    pub(super) tokens: Option<Tokens>,
+    pub(super) context: Arc<Context>,
+}
+
+/// Who may call a route.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Says nothing about cases.
+    Open,
+    /// Needs a token where tokens are configured.
+    Token,
+}
+
+pub(super) struct Route {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    access: Access,
+    handler: MethodRouter<Shared>,
+}
+
+pub(super) fn table() -> Vec<Route> {
+    use Access::{Open, Token};
+    let get = |path, access, handler| Route { method: "get", path, access, handler };
+    let post = |path, access, handler| Route { method: "post", path, access, handler };
+    vec![
+        post("/v1/cases", Token, routing::post(cases::post)),
+        get("/v1/jobs/{id}", Token, routing::get(jobs::get)),
+        get("/v1/jobs/{id}/mask", Token, routing::get(jobs::mask)),
+        get("/v1/jobs/{id}/results/{name}", Token, routing::get(jobs::result)),
+        get("/openapi.json", Open, routing::get(openapi)),
+    ]
+}
+
+pub(super) fn router(shared: Shared) -> Router {
+    let (open, guarded): (Vec<_>, Vec<_>) =
+        table().into_iter().partition(|route| route.access == Access::Open);
+    let add = |router: Router<Shared>, route: Route| router.route(route.path, route.handler);
+    let guard = middleware::from_fn_with_state(Arc::clone(&shared), let_in);
+    guarded
+        .into_iter()
+        .fold(Router::new(), add)
+        .route_layer(guard)
+        .merge(open.into_iter().fold(Router::new(), add))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), addressed_here))
+        .with_state(shared)
+}
+
+async fn openapi() -> Response<Body> {
+    let mut response = Response::new(Body::from(OPENAPI));
+    let value = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, value);
+    response
+}
+
+async fn unknown_path() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "there is nothing here; GET /openapi.json describes what there is",
+    )
+}
+
+async fn unknown_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this path does not take this method; GET /openapi.json tells which it takes",
+    )
+}
+
+/// Lets in whoever shows a token, where tokens are configured.
+async fn let_in(State(shared): State<Shared>, request: Request, next: Next) -> Response<Body> {
+    let Some(tokens) = &shared.tokens else { return next.run(request).await };
+    let shown = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    match shown.and_then(|token| tokens.name_of(token)) {
+        Some(name) => {
+            tracing::debug!(token = name, "request let in");
+            next.run(request).await
+        }
+        None => Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "send a known token as Authorization: Bearer TOKEN",
+        )
+        .into_response(),
+    }
+}
+
+/// Without tokens, who may connect is known only by the loopback interface; a page from elsewhere in a browser on this
+/// machine could come through it under a name of its own (DNS rebinding).
+async fn addressed_here(
+    State(shared): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let is_known = shared.tokens.is_some() || shared.config.tls.is_some();
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    if !is_known && !host.is_none_or(is_loopback) {
+        return Problem::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "misdirected",
+            "without tokens only requests to localhost are answered; set http.tokens",
+        )
+        .into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether `host` (`name`, `name:port`, `[::1]:port`) names the loopback interface.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_this_machine() {
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "127.1.2.3", "[::1]:8080"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["", "evil.example", "localhost.evil.example:80", "10.0.0.1", "[2001:db8::1]"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}
