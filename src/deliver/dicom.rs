@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{DicomConfig, Outcome};
-use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, status};
+use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, VERIFICATION, status};
 use crate::codec::part10;
 use crate::spool::{Delivery, DicomObject};
 
@@ -44,6 +44,41 @@ pub(super) async fn send(config: &DicomConfig, delivery: &Delivery, file: &[u8])
         _ => drop(timeout(Duration::from_secs(2).min(config.timeout), link.release()).await),
     }
     outcome
+}
+
+/// Asks a peer whether it is there (C-ECHO, PS3.4 annex A).
+///
+/// # Errors
+/// Why not, in words.
+pub async fn echo(config: &DicomConfig) -> Result<(), String> {
+    let options = ClientAssociationOptions::new()
+        .calling_ae_title(config.calling_ae_title.as_str())
+        .called_ae_title(config.ae_title.as_str())
+        .write_timeout(config.timeout)
+        .read_timeout(config.timeout)
+        .with_presentation_context(VERIFICATION, vec![IMPLICIT_VR_LITTLE_ENDIAN]);
+    let reason = |outcome| match outcome {
+        Outcome::Never(reason) | Outcome::Unreachable(reason) | Outcome::Later(reason) => reason,
+        Outcome::Sent => String::new(),
+    };
+    let ask = async {
+        let mut link = options
+            .establish_async(config.address.as_str())
+            .await
+            .map_err(|error| judge_refusal(&error))?;
+        let context = link.presentation_contexts().first().map_or(1, |context| context.id);
+        let request = Command::EchoRequest { message_id: MESSAGE_ID }.encode();
+        send_message(&mut link, context, PDataValueType::Command, &request).await?;
+        let status = answer(&mut link).await?;
+        drop(timeout(Duration::from_secs(1), link.release()).await);
+        Ok::<_, Outcome>(status)
+    };
+    match timeout(config.timeout, ask).await {
+        Err(_) => Err("no answer in time".to_owned()),
+        Ok(Ok(status::SUCCESS)) => Ok(()),
+        Ok(Ok(code)) => Err(format!("C-ECHO status {code:04X}")),
+        Ok(Err(outcome)) => Err(reason(outcome)),
+    }
 }
 
 async fn associate(config: &DicomConfig, object: &DicomObject) -> Result<Link, Outcome> {
@@ -154,13 +189,14 @@ async fn answer(link: &mut Link) -> Result<u16, Outcome> {
             if value.value_type != PDataValueType::Command
                 || bytes.len() + value.data.len() > MAX_COMMAND_BYTES
             {
-                return Err(Outcome::Unreachable("the answer is not a C-STORE response".into()));
+                return Err(Outcome::Unreachable("the answer is not a response".into()));
             }
             bytes.extend_from_slice(&value.data);
             if value.is_last {
                 match Command::parse(&std::mem::take(&mut bytes)) {
                     Ok(
                         Command::StoreResponse { message_id: MESSAGE_ID, status, .. }
+                        | Command::EchoResponse { message_id: MESSAGE_ID, status }
                         | Command::Failure { message_id: MESSAGE_ID, status, .. },
                     ) => return Ok(status),
                     Ok(_) => {}

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Context;
 use super::problem::{Problem, json, too_large};
-use super::routes::Shared;
+use super::routes::{Caller, Shared};
 use super::serve::blocking;
 use crate::ingest::Refusal;
 use crate::spool::JobId;
@@ -38,13 +38,15 @@ pub(super) async fn post(
         return Err(limits.exceeded());
     }
     let boundary = boundary(request.headers())?;
+    let caller = request.extensions().get::<Caller>();
+    let caller = caller.map_or_else(|| "http".to_owned(), |caller| format!("http {}", caller.0));
     let body = request.into_body();
     let files = match boundary {
         Some(boundary) => parts(&shared, limits, body, boundary).await?,
         None => vec![whole(&shared, limits, body).await?],
     };
     let context = Arc::clone(&shared.context);
-    let jobs = blocking(move || context.intake.accept(files)).await?;
+    let jobs = blocking(move || context.intake.accept(files, &caller)).await?;
     let href = |job: &JobId| format!("/v1/jobs/{job}");
     let list: Vec<_> = jobs
         .iter()

@@ -2,12 +2,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
 
 /// Section `[http]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address and port, such as `127.0.0.1:8080`; port 0 takes a free one. Without it there is no HTTP.
@@ -22,16 +23,22 @@ pub struct Config {
     pub max_connections: usize,
     /// Of one request, all its files together.
     pub max_body_bytes: u64,
+    /// Of one inference request, which is held in memory.
+    pub max_tensor_bytes: usize,
+    /// Inference requests at once; a further one is told to come again.
+    pub max_inferences: usize,
     /// Longest time for the head of a request and for the TLS handshake.
     #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
     pub head_timeout: Duration,
     /// Longest silence inside a body.
     #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
     pub body_timeout: Duration,
 }
 
 /// Section `[http.tls]`. The files are PEM; relative paths as with `tokens`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// The server's certificate, followed by the ones between it and the root.
@@ -51,6 +58,8 @@ impl Default for Config {
             tls: None,
             max_connections: 64,
             max_body_bytes: 1 << 30,
+            max_tensor_bytes: 256 << 20,
+            max_inferences: 4,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
         }
@@ -92,6 +101,8 @@ impl Config {
             "must be from 1 to 4096",
         );
         check(self.max_body_bytes >= 1 << 10, "max_body_bytes", "must be at least 1024");
+        check(self.max_tensor_bytes >= 1 << 10, "max_tensor_bytes", "must be at least 1024");
+        check((1..=256).contains(&self.max_inferences), "max_inferences", "must be from 1 to 256");
         check(!self.head_timeout.is_zero(), "head_timeout", "must be longer than 0ms");
         check(!self.body_timeout.is_zero(), "body_timeout", "must be longer than 0ms");
         faults

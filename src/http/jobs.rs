@@ -38,14 +38,17 @@ pub(super) async fn result(
 ) -> Result<Response<Body>, Problem> {
     let report = report(&shared, &id).await?;
     let product = report.products.iter().find(|product| product.name == name).cloned();
-    let unknown = || match report.products.is_empty() {
-        true => without_result(&report),
-        false => not_found("the job has no result of this name"),
+    let unknown = || {
+        if report.products.is_empty() {
+            without_result(&report)
+        } else {
+            not_found("the job has no result of this name")
+        }
     };
     send(product.ok_or_else(unknown)?).await
 }
 
-async fn report(shared: &Shared, id: &str) -> Result<JobReport, Problem> {
+pub(super) async fn report(shared: &Shared, id: &str) -> Result<JobReport, Problem> {
     let unknown =
         || not_found("there is no such job; it is named by `jobs[].id` of POST /v1/cases");
     let id = JobId::parse(id).ok_or_else(unknown)?;
@@ -53,7 +56,7 @@ async fn report(shared: &Shared, id: &str) -> Result<JobReport, Problem> {
     blocking(move || context.spool.job(&id)).await?.ok_or_else(unknown)
 }
 
-fn not_found(error: &str) -> Problem {
+pub(super) fn not_found(error: &str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", error)
 }
 

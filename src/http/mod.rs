@@ -1,4 +1,4 @@
-//! HTTP: cases in, jobs and masks out.
+//! HTTP: cases in, jobs and masks out; the Open Inference Protocol; metrics; the status page.
 //!
 //! Limits: `max_connections` at once, further ones wait in the kernel's queue; bodies up to `max_body_bytes`, streamed
 //! to the disk with at most 1 MiB of each in memory; the head of a request and every silence inside a body are bounded
@@ -11,17 +11,25 @@
 
 mod cases;
 mod config;
+mod gallery;
+mod inference;
 mod jobs;
+mod metrics;
+mod model;
 mod problem;
 mod routes;
 mod serve;
+mod status;
 mod tls;
 mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use config::{Config, Tls};
+pub use gallery::{Gallery, Pictures};
+pub use model::{Ask, Description, InferError, Model};
 pub use serve::Server;
 pub use tokens::Tokens;
 
@@ -35,6 +43,21 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct Context {
     pub spool: Arc<Spool>,
     pub intake: Intake,
+    /// For the Open Inference Protocol; a daemon without a model has none.
+    pub model: Option<Arc<dyn Model>>,
+    pub gallery: Arc<Gallery>,
+    pub vitals: Box<dyn Fn() -> Vitals + Send + Sync>,
+}
+
+/// How the daemon is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vitals {
+    /// Not draining.
+    pub serving: bool,
+    /// For how long the present job has been computed.
+    pub working: Option<Duration>,
+    /// Names and kinds of the destinations in force.
+    pub destinations: Vec<(String, &'static str)>,
 }
 
 /// Why HTTP could not be opened.

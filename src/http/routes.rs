@@ -7,9 +7,11 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::{self, MethodRouter};
+use tokio::sync::Semaphore;
 
 use super::problem::Problem;
-use super::{Config, Context, OPENAPI, Tokens, cases, jobs};
+use super::{Config, Context, OPENAPI, Tokens, cases, inference, jobs, metrics, status};
+use crate::telemetry;
 
 /// What every handler gets.
 pub(super) type Shared = Arc<Shop>;
@@ -19,7 +21,13 @@ pub(super) struct Shop {
     /// `None`: whoever can connect is let in.
     pub(super) tokens: Option<Tokens>,
     pub(super) context: Arc<Context>,
+    /// Places for inference requests.
+    pub(super) inferences: Arc<Semaphore>,
 }
+
+/// The name of the token that let a request in.
+#[derive(Debug, Clone)]
+pub(super) struct Caller(pub(super) String);
 
 /// Who may call a route.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,6 +54,23 @@ pub(super) fn table() -> Vec<Route> {
         get("/v1/jobs/{id}", Token, routing::get(jobs::get)),
         get("/v1/jobs/{id}/mask", Token, routing::get(jobs::mask)),
         get("/v1/jobs/{id}/results/{name}", Token, routing::get(jobs::result)),
+        get("/v2", Token, routing::get(inference::server)),
+        get("/v2/health/live", Open, routing::get(inference::live)),
+        get("/v2/health/ready", Open, routing::get(inference::ready)),
+        get("/v2/models/{model}", Token, routing::get(inference::model)),
+        get("/v2/models/{model}/ready", Token, routing::get(inference::model_ready)),
+        post("/v2/models/{model}/infer", Token, routing::post(inference::infer)),
+        get("/v2/models/{model}/versions/{version}", Token, routing::get(inference::model)),
+        get(
+            "/v2/models/{model}/versions/{version}/ready",
+            Token,
+            routing::get(inference::model_ready),
+        ),
+        post("/v2/models/{model}/versions/{version}/infer", Token, routing::post(inference::infer)),
+        get("/", Open, routing::get(status::page)),
+        get("/v1/status", Token, routing::get(status::get)),
+        get("/v1/jobs/{id}/pictures/{layer}", Token, routing::get(status::picture)),
+        get("/metrics", Token, routing::get(metrics::get)),
         get("/openapi.json", Open, routing::get(openapi)),
     ]
 }
@@ -63,7 +88,14 @@ pub(super) fn router(shared: Shared) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), addressed_here))
+        .layer(middleware::from_fn(count))
         .with_state(shared)
+}
+
+async fn count(request: Request, next: Next) -> Response<Body> {
+    let response = next.run(request).await;
+    telemetry::metrics().request(response.status().as_u16());
+    response
 }
 
 async fn openapi() -> Response<Body> {
@@ -90,7 +122,7 @@ async fn unknown_method() -> Problem {
 }
 
 /// Lets in whoever shows a token, where tokens are configured.
-async fn let_in(State(shared): State<Shared>, request: Request, next: Next) -> Response<Body> {
+async fn let_in(State(shared): State<Shared>, mut request: Request, next: Next) -> Response<Body> {
     let Some(tokens) = &shared.tokens else { return next.run(request).await };
     let shown = request
         .headers()
@@ -99,9 +131,9 @@ async fn let_in(State(shared): State<Shared>, request: Request, next: Next) -> R
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim());
-    match shown.and_then(|token| tokens.name_of(token)) {
+    match shown.and_then(|token| tokens.name_of(token)).map(str::to_owned) {
         Some(name) => {
-            tracing::debug!(token = name, "request let in");
+            request.extensions_mut().insert(Caller(name));
             next.run(request).await
         }
         None => Problem::new(

@@ -37,7 +37,8 @@ impl Server {
         let listen = |source| HttpError::Listen { address: address.clone(), source };
         let listener = TcpListener::bind(&address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
-        let shop = Shop { config: config.clone(), tokens, context: Arc::new(context) };
+        let inferences = Arc::new(Semaphore::new(config.max_inferences));
+        let shop = Shop { config: config.clone(), tokens, context: Arc::new(context), inferences };
         let router = routes::router(Arc::new(shop));
         Ok(Some(Self { listener, address: local, tls, router, config }))
     }

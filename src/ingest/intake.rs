@@ -1,9 +1,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::{Refusal, identify};
 use crate::spool::durable::{Incoming, Synced};
 use crate::spool::{Arrival, JobId, Spool, Stored};
+use crate::telemetry::{Way, audit, metrics};
 
 /// Takes files that came whole and are all there is of their cases: by HTTP or from a watched folder.
 ///
@@ -11,6 +14,7 @@ use crate::spool::{Arrival, JobId, Spool, Stored};
 /// known by its content: the same bytes again are the same job.
 pub struct Intake {
     spool: Arc<Spool>,
+    way: Way,
     on_change: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -24,8 +28,8 @@ pub struct Accepted {
 
 impl Intake {
     /// `on_change` is called after every hand-over; it must not block.
-    pub fn new(spool: Arc<Spool>, on_change: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { spool, on_change: Box::new(on_change) }
+    pub fn new(spool: Arc<Spool>, way: Way, on_change: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { spool, way, on_change: Box::new(on_change) }
     }
 
     /// A temporary file in the spool.
@@ -37,14 +41,13 @@ impl Intake {
         Ok(Incoming::create(&self.spool.incoming())?)
     }
 
-    /// Keeps `files` and makes their jobs ready. They survive a power cut when this returns. Blocks on the disk.
+    /// Keeps `files` and makes their jobs ready; `from` names who gave them, for the audit trail. They survive a power cut when this returns. Blocks on the disk.
     ///
     /// # Errors
     /// If one of them is no image this program reads: then none is kept. If the disk refuses: the same files may be
     /// handed over again.
-    pub fn accept(&self, files: Vec<Synced>) -> Result<Vec<Accepted>, Refusal> {
-        let identities: Vec<_> =
-            files.iter().map(|file| identify::file(file)).collect::<Result<_, _>>()?;
+    pub fn accept(&self, files: Vec<Synced>, from: &str) -> Result<Vec<Accepted>, Refusal> {
+        let identities: Vec<_> = files.iter().map(identify::file).collect::<Result<_, _>>()?;
         let mut jobs: Vec<Accepted> = Vec::new();
         let mut quarantined = BTreeSet::new();
         for (identity, file) in identities.into_iter().zip(files) {
@@ -65,6 +68,7 @@ impl Intake {
                     (job, 1)
                 }
             };
+            metrics().object(self.way);
             match jobs.iter_mut().find(|known| known.job == job) {
                 Some(known) => known.new_files += new_files,
                 None => jobs.push(Accepted { job, new_files }),
@@ -72,7 +76,11 @@ impl Intake {
         }
         for Accepted { job, new_files } in &jobs {
             self.spool.complete(job)?;
-            tracing::debug!(%job, new_files, "case accepted");
+            audit::record(
+                "accepted",
+                json!({ "job": job.as_str(), "files": new_files, "from": from }),
+            );
+            tracing::debug!(%job, new_files, from, "case accepted");
         }
         for job in quarantined {
             tracing::error!(

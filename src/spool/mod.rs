@@ -40,6 +40,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, Uid};
@@ -54,7 +55,7 @@ pub use state::{DeliveryState, InstanceState, JobState};
 pub use store::{Spool, now_ms};
 
 /// Section `[spool]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Made if it is not there.

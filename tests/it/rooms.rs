@@ -30,6 +30,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "deliver",
             "engine",
             "eval",
+            "http",
             "ingest",
             "phantom",
             "sampler",

@@ -1,8 +1,9 @@
 use dicom_dictionary_std::uids;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What may be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Storage {
     /// Images a model may take, in transfer syntaxes this program decodes.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cdal::daemon::{Config, Daemon, Drained, Settings, Worker};
 use cdal::deliver;
 use cdal::http;
-use cdal::ingest::{self, dicom};
+use cdal::ingest::{self, dicom, folder};
 use cdal::spool;
 use tokio::runtime::Runtime;
 
@@ -36,6 +36,7 @@ pub fn settings(spool: &Path, destinations: Vec<deliver::Config>) -> Settings {
                 },
                 ..dicom::Config::default()
             },
+            folder: folder::Config::default(),
         },
         http: http::Config { listen: Some("127.0.0.1:0".to_owned()), ..http::Config::default() },
         destinations: destinations.collect(),
