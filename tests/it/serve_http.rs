@@ -128,6 +128,11 @@ fn the_model_answers_over_http_and_a_configuration_is_put_in_force_while_it_does
 
     daemon.signal("-TERM");
     assert!(daemon.wait().success());
+    check_notifications(&manager);
+    check_trail(&path("audit.jsonl"));
+}
+
+fn check_notifications(manager: &UnixDatagram) {
     let mut heard = Vec::new();
     let mut buffer = [0; 256];
     while let Ok(length) = manager.recv(&mut buffer) {
@@ -137,9 +142,11 @@ fn the_model_answers_over_http_and_a_configuration_is_put_in_force_while_it_does
     heard.retain(|word| word != "WATCHDOG=1");
     let expected = ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1", "STOPPING=1"];
     assert_eq!(heard, expected);
+}
 
-    let trail = fs::read_to_string(path("audit.jsonl")).unwrap();
-    assert_eq!(audit::verify(&path("audit.jsonl")).unwrap().seq, trail.lines().count() as u64);
+fn check_trail(file: &Path) {
+    let trail = fs::read_to_string(file).unwrap();
+    assert_eq!(audit::verify(file).unwrap().seq, trail.lines().count() as u64);
     let events: Vec<String> = trail
         .lines()
         .map(|line| {

@@ -37,14 +37,16 @@ impl Answer {
 }
 
 pub fn request(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
-    if !headers.iter().any(|header| header.starts_with("Host:")) {
-        head.push_str("Host: localhost\r\n");
+    let given = |name: &str| headers.iter().any(|header| header.starts_with(name));
+    let mut lines = vec![format!("{method} {path} HTTP/1.1"), "Connection: close".to_owned()];
+    if !given("Host:") {
+        lines.push("Host: localhost".to_owned());
     }
-    if !headers.iter().any(|header| header.starts_with("Transfer-Encoding:")) {
-        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    if !given("Transfer-Encoding:") {
+        lines.push(format!("Content-Length: {}", body.len()));
     }
-    headers.iter().for_each(|header| head.push_str(&format!("{header}\r\n")));
+    lines.extend(headers.iter().map(|header| (*header).to_owned()));
+    let head = lines.join("\r\n") + "\r\n";
     let mut stream = TcpStream::connect(to).expect("the server listens");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
