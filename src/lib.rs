@@ -20,3 +20,4 @@ pub mod segmenter;
 pub mod spool;
 pub mod telemetry;
 pub mod train;
+pub mod truth;

@@ -10,14 +10,15 @@ mod manifest;
 mod open;
 mod prepare;
 mod resize;
+mod targets;
 
 pub use assemble::Assembly;
 pub use manifest::{
     Decision, Diffusion, FileDigest, Golden, GraphFiles, Input, InputKind, Manifest, Network,
-    Normalisation, Orientation, Polarity, Provenance, VarianceKind, Windows,
+    Normalisation, Orientation, Plan, Polarity, Provenance, Rounding, VarianceKind, Windows,
 };
 pub use open::Bundle;
-pub use prepare::{Crop, Grid, Prepared, Sample, prepare, to_canonical};
+pub use prepare::{Crop, Grid, Prepared, Sample, prepare};
 
 use std::path::PathBuf;
 

@@ -1,10 +1,10 @@
 //! From an image as acquired to the crops that the network sees.
 
-use ndarray::{Array3, Array4, ArrayView4, Axis, s};
+use ndarray::{Array3, Array4, ArrayView3, ArrayView4, Axis, s};
 use sha2::{Digest, Sha256};
 
 use super::{
-    BundleError, InputKind, Manifest, Normalisation, Orientation, Windows,
+    BundleError, InputKind, Manifest, Normalisation, Orientation, Plan, Windows,
     resize::{resize_bilinear, resize_nearest},
 };
 use crate::domain::{Geometry, Volume};
@@ -24,7 +24,7 @@ pub struct Grid {
     /// Slices, rows and columns of padding in front.
     pub offset: [usize; 3],
     /// [D, H, W] without padding.
-    inner: [usize; 3],
+    pub(super) inner: [usize; 3],
 }
 
 /// One image shown to the network: `slice` of the working grid, with its corner at (`row`, `column`).
@@ -74,7 +74,8 @@ impl Prepared {
 /// # Errors
 /// If the case is not of the kind that the model takes.
 pub fn prepare(manifest: &Manifest, volume: &Volume) -> Result<Prepared, BundleError> {
-    let (oriented, axes) = to_canonical(manifest, &volume.samples, volume.geometry.as_ref());
+    let axes = canonical_axes(manifest, volume.geometry.as_ref());
+    let oriented = turn(volume.samples.view(), axes).as_standard_layout().into_owned();
     let (channels, depth, height, width) = oriented.dim();
     refuse_misfits(manifest, channels, [depth, height, width])?;
 
@@ -138,27 +139,25 @@ fn refuse_misfits(
     Ok(())
 }
 
-/// Turns and flips whole axes so that rows, columns and slices run as the manifest's orientation says.
-/// Cases without geometry stay as they are. Gives for the working slice, row and column axis the source axis
-/// and whether it is reversed.
-#[must_use]
-pub fn to_canonical<T: Clone>(
-    manifest: &Manifest,
-    samples: &Array4<T>,
-    geometry: Option<&Geometry>,
-) -> (Array4<T>, [(usize, bool); 3]) {
-    let axes = match (manifest.input.orientation, geometry) {
+/// For the working slice, row and column axis the source axis and whether it is reversed, so that rows, columns and
+/// slices run as the manifest's orientation says. Cases without geometry stay as they are.
+fn canonical_axes(manifest: &Manifest, geometry: Option<&Geometry>) -> [(usize, bool); 3] {
+    match (manifest.input.orientation, geometry) {
         (Some(orientation), Some(geometry)) => source_axes(orientation, geometry),
         _ => [(0, false), (1, false), (2, false)],
-    };
+    }
+}
+
+/// Turns and flips whole axes, the last three of `samples`.
+fn turn<T>(mut samples: ArrayView4<'_, T>, axes: [(usize, bool); 3]) -> ArrayView4<'_, T> {
     let order = axes.map(|(axis, _)| axis + 1);
-    let mut turned = samples.view().permuted_axes([0, order[0], order[1], order[2]]);
+    samples = samples.permuted_axes([0, order[0], order[1], order[2]]);
     for (axis, (_, reversed)) in axes.iter().enumerate() {
         if *reversed {
-            turned.invert_axis(Axis(axis + 1));
+            samples.invert_axis(Axis(axis + 1));
         }
     }
-    (turned.as_standard_layout().into_owned(), axes)
+    samples
 }
 
 fn source_axes(orientation: Orientation, geometry: &Geometry) -> [(usize, bool); 3] {
@@ -176,15 +175,32 @@ fn source_axes(orientation: Orientation, geometry: &Geometry) -> [(usize, bool);
 }
 
 impl Grid {
-    /// Carries a mask [D, H, W] on the unpadded working grid back to the source's grid.
+    /// A mask [D, H, W] on the source's grid, turned as the working grid runs.
+    pub(super) fn orient<'a>(&self, mask: ArrayView3<'a, u8>) -> ArrayView3<'a, u8> {
+        turn(mask.insert_axis(Axis(0)), self.axes).index_axis_move(Axis(0), 0)
+    }
+
+    /// Carries a mask [D, H, W] on the unpadded working grid back to the source's grid, by nearest neighbour
+    /// where the image was resized.
     #[must_use]
-    pub fn to_source<T: Copy + Default>(&self, inner: &Array3<T>) -> Array3<T> {
+    pub fn mask_to_source(&self, inner: &Array3<u8>) -> Array3<u8> {
         let [_, height, width] = self.oriented;
-        let oriented = if self.inner == self.oriented {
-            inner.clone()
+        if self.inner == self.oriented {
+            self.orient_back(inner)
         } else {
-            resize_nearest(inner, [height, width])
-        };
+            self.orient_back(&resize_nearest(inner, [height, width]))
+        }
+    }
+
+    /// Carries shares of votes [D, H, W] back likewise, by linear interpolation.
+    #[must_use]
+    pub fn shares_to_source(&self, inner: &Array3<f32>) -> Array3<f32> {
+        let [_, height, width] = self.oriented;
+        let resized = resize_bilinear(inner.view().insert_axis(Axis(0)), [height, width]);
+        self.orient_back(&resized.index_axis_move(Axis(0), 0))
+    }
+
+    fn orient_back<T: Copy + Default>(&self, oriented: &Array3<T>) -> Array3<T> {
         let mut source = Array3::default(self.source);
         {
             let order = self.axes.map(|(axis, _)| axis);
@@ -194,7 +210,7 @@ impl Grid {
                     view.invert_axis(Axis(axis));
                 }
             }
-            view.assign(&oriented);
+            view.assign(oriented);
         }
         source
     }
@@ -288,6 +304,9 @@ fn lay_out(manifest: &Manifest, grid: &Grid) -> (Vec<Crop>, Vec<Sample>) {
                 }
             }
         }
+    }
+    if matches!(manifest.windows, Windows::Sliding { plan: Plan::EachSliceOnce, .. }) {
+        samples = (0..crops.len()).map(|crop| Sample { crop }).collect();
     }
     (crops, samples)
 }

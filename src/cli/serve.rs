@@ -11,7 +11,7 @@ use super::{ExitStatus, Misconfigured};
 use crate::config::{self, Loaded};
 use crate::daemon::{self, Choice, Daemon, SegmentWorker, ServiceManager, Worker};
 use crate::engine::{Options, Purpose, Runtime};
-use crate::segmenter::Segmenter;
+use crate::segmenter::{Request, Segmenter};
 use crate::telemetry::{self, audit};
 
 #[derive(Debug, clap::Args)]
@@ -147,8 +147,9 @@ impl Reload {
 }
 
 fn choice(loaded: &Loaded) -> Choice {
-    let config::Model { votes, seed, .. } = loaded.settings.model;
-    Choice { votes, seed, revision: loaded.revision.clone() }
+    let config::Model { votes, stop, seed, .. } = loaded.settings.model;
+    let request = Request { votes, stopping: stop, seed, ..Request::default() };
+    Choice { request, revision: loaded.revision.clone() }
 }
 
 /// The worker that segments: the bundle is loaded and its golden case has run before peers can connect.

@@ -31,10 +31,18 @@ pub fn run(arguments: &Args) -> anyhow::Result<ExitStatus> {
 fn show(progress: &Progress) {
     let Progress { step, steps, loss, learning_rate, slices_per_second, .. } = progress;
     let dice = progress.validation_dice.as_ref().map_or(String::new(), |dice| {
-        let each: Vec<_> = dice.iter().map(|d| format!("{d:.4}")).collect();
+        let each: Vec<_> =
+            dice.iter().map(|d| d.map_or("-".into(), |d| format!("{d:.4}"))).collect();
         format!("  Dice {}", each.join(" "))
     });
+    let adversary = progress.adversary.map_or(String::new(), |found| {
+        let named = |name: &str, value: Option<f32>| {
+            value.map_or(String::new(), |value| format!("  {name} {value:.4}"))
+        };
+        let (r1, term) = (named("R1", found.r1), named("adversarial", found.adversarial));
+        format!("  D real {:.4}  fake {:.4}{r1}{term}", found.real, found.fake)
+    });
     eprintln!(
-        "step {step}/{steps}  loss {loss:.4}  rate {learning_rate:.1e}  {slices_per_second:.1} slices/s{dice}"
+        "step {step}/{steps}  loss {loss:.4}{adversary}  rate {learning_rate:.1e}  {slices_per_second:.1} slices/s{dice}"
     );
 }

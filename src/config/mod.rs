@@ -20,13 +20,14 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::Fault;
 use crate::engine::Provider;
+use crate::sampler::Stopping;
 use crate::{daemon, deliver, http, ingest, spool};
 
 pub use error::{ConfigError, Finding};
 pub use tree::Origin;
 
 /// A whole configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     #[serde(default)]
@@ -62,7 +63,7 @@ fn provider_name<S: Serializer>(provider: &Provider, serializer: S) -> Result<S:
 }
 
 /// Section `[model]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// Folder of the model bundle.
@@ -70,6 +71,10 @@ pub struct Model {
     /// Instead of the bundle's own number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub votes: Option<usize>,
+    /// When a vote may end early: never, exact, certified[:DICE] or adaptive[:ERROR].
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub stop: Stopping,
     #[serde(default)]
     pub seed: u64,
 }

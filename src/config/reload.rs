@@ -4,13 +4,14 @@ use super::{Loaded, Settings, tree};
 
 impl Loaded {
     /// What is in force after `new` was read by a running daemon that has `self` in force: destinations, completion,
-    /// votes, seed and log level of `new`, all else as before. Also the keys that differ and need a restart.
+    /// the vote (votes, stop, seed) and log level of `new`, all else as before. Also the keys that differ and need a restart.
     #[must_use]
     pub fn reload(&self, new: Self) -> (Self, Vec<String>) {
         let mut settings = self.settings.clone();
         settings.destination.clone_from(&new.settings.destination);
         settings.ingest.dicom.completion.clone_from(&new.settings.ingest.dicom.completion);
         settings.model.votes = new.settings.model.votes;
+        settings.model.stop = new.settings.model.stop;
         settings.model.seed = new.settings.model.seed;
         settings.daemon.log = new.settings.daemon.log;
         let needs_restart = differing_keys(&settings, &new.settings);

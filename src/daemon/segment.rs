@@ -26,19 +26,11 @@ pub struct SegmentWorker {
 }
 
 /// What may be changed while the worker runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Choice {
-    /// `None`: as many as the bundle says.
-    pub votes: Option<usize>,
-    pub seed: u64,
+    pub request: Request,
     /// Revision of the configuration in force, written into every result.
     pub revision: String,
-}
-
-impl Choice {
-    fn request(&self) -> Request {
-        Request { votes: self.votes, seed: self.seed, noise: None }
-    }
 }
 
 impl SegmentWorker {
@@ -59,7 +51,8 @@ impl SegmentWorker {
         let mask = &outcome.segmentation.mask;
         let (name, dicom, bytes) = match &case.source {
             Source::Dicom(source) => {
-                let provenance = self.segmenter.provenance(outcome, choice.seed, &choice.revision);
+                let provenance =
+                    self.segmenter.provenance(outcome, choice.request.seed, &choice.revision);
                 let seg = seg::encode(source, geometry, &outcome.segmentation, labels, &provenance)
                     .map_err(refused)?;
                 let uid = |text: &str| Uid::parse(text).expect("the standard's own UIDs are valid");
@@ -106,8 +99,7 @@ impl Worker for SegmentWorker {
         metrics().stage(Stage::Decode, started.elapsed());
         let mut products = Vec::with_capacity(cases.len());
         for case in cases {
-            let outcome =
-                self.segmenter.segment(&case.volume, &choice.request()).map_err(failed)?;
+            let outcome = self.segmenter.segment(&case.volume, &choice.request).map_err(failed)?;
             let stages = outcome.stages;
             for (stage, time) in [
                 (Stage::Prepare, stages.prepare),
@@ -160,13 +152,13 @@ impl Model for Direct {
             digest: bundle.digest.clone(),
             channels: manifest.input.channels,
             labels: manifest.labels.iter().map(|label| label.name.clone()).collect(),
-            votes: choice.votes.unwrap_or(manifest.votes),
+            votes: choice.request.votes.unwrap_or(manifest.votes),
             revision: choice.revision.clone(),
         }
     }
 
     fn infer(&self, volume: &Volume, ask: Ask) -> Result<Segmentation, InferError> {
-        let mut request = self.choice.borrow().request();
+        let mut request = self.choice.borrow().request.clone();
         request.votes = ask.votes.or(request.votes);
         request.seed = ask.seed.unwrap_or(request.seed);
         let outcome = self.segmenter.segment(volume, &request).map_err(|error| match error {

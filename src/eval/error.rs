@@ -1,50 +1,12 @@
-use std::path::PathBuf;
-
-use crate::{codec::CodecError, segmenter::SegmenterError};
+use crate::{codec::CodecError, segmenter::SegmenterError, truth::TruthError};
 
 /// Why an evaluation cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    #[error("{}: {reason}; an evaluation needs a folder with images/ and labels/", path.display())]
-    Folder { path: PathBuf, reason: String },
-    #[error("{}: no images to evaluate", .0.display())]
-    Empty(PathBuf),
-    #[error("{}: {reason}; a split file is {{\"train\": [stems], \"val\": [stems]}}", path.display())]
-    Split { path: PathBuf, reason: String },
-    #[error(
-        "{}: {} without a label in labels/ ({}), {} without an image in images/ ({}); \
-         names must agree up to the extension and a \"_mask\" of the label, or give --split",
-        folder.display(), images.len(), first(images), labels.len(), first(labels)
-    )]
-    Unmatched { folder: PathBuf, images: Vec<String>, labels: Vec<String> },
-    #[error("{} and {} would be the same case; keep one of them", a.display(), b.display())]
-    Ambiguous { a: PathBuf, b: PathBuf },
-    #[error("{}: holds {cases} images where a case is one; keep one series a folder", path.display())]
-    NotOne { path: PathBuf, cases: usize },
-    #[error(
-        "{case}: the label is {found:?} and the image {expected:?} (slices, rows, columns); \
-         bring the label to the image's grid"
-    )]
-    Size { case: String, found: [usize; 3], expected: [usize; 3] },
-    #[error(
-        "{case}: the label lies up to {distance:.2} mm away from the image; resample it to the image's grid"
-    )]
-    Place { case: String, distance: f64 },
-    #[error("{case}: the label holds the value {value}; the model knows 0 to {largest}")]
-    LabelValue { case: String, value: f32, largest: u8 },
+    #[error(transparent)]
+    Truth(#[from] TruthError),
     #[error("{case}: {source}")]
     Case { case: String, source: SegmenterError },
     #[error(transparent)]
     Codec(#[from] CodecError),
-}
-
-/// A few names of many.
-fn first(names: &[String]) -> String {
-    const SHOWN: usize = 3;
-    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    match names.len() {
-        0 => "none".into(),
-        n if n <= SHOWN => shown,
-        _ => format!("{shown}, …"),
-    }
 }

@@ -1,26 +1,26 @@
 //! Evaluation: a bundle against a folder of images with truth. Overlap, surface distance, who did best and worst.
 //!
-//! [`metrics`] holds the definitions, [`summary`] the means and their intervals, [`dataset`] what is compared with
-//! what. Nothing here prints or writes: the caller gets a [`Report`] (its type documents the JSON schema), a
-//! [`Gallery`] of pictures and, from [`html::page`], one self-contained page. Called by `cli`.
+//! [`crate::truth`] reads the cases and defines the metrics, [`summary`] the means and their intervals. Nothing
+//! here prints or writes: the caller gets a [`Report`] (its type documents the JSON schema), a [`Gallery`] of
+//! pictures and, from [`html::page`], one self-contained page. Called by `cli`.
 //!
 //! Invariants: a pair whose sizes or places differ, or whose label holds a value the model does not know, is an
 //! error and never compared; every case counts once; the report names all that is needed to compute it again.
 
-pub mod dataset;
 mod error;
 mod gallery;
 pub mod html;
-pub mod metrics;
 mod report;
 pub mod summary;
 
-pub use dataset::{Dataset, Pair, Split};
 pub use error::EvalError;
 pub use gallery::{Gallery, Picture};
 pub use report::{CaseReport, LabelReport, LabelSummary, Report, Summary, Unit};
 
-use crate::segmenter::{Request, Segmenter};
+use crate::{
+    segmenter::{Request, Segmenter},
+    truth::{Dataset, metrics},
+};
 
 /// Spacing that stands in where an image has none: HD95 is then in pixels.
 const UNIT_SPACING: [f64; 3] = [1.0; 3];
@@ -47,13 +47,14 @@ pub fn evaluate(
     let labels = &segmenter.bundle().manifest.labels;
     let mut cases = Vec::with_capacity(dataset.pairs.len());
     let mut gallery = Gallery::default();
-    let mut votes = segmenter.bundle().manifest.votes;
+    let manifest = &segmenter.bundle().manifest;
+    let mut drawn = (manifest.votes, manifest.diffusion.steps);
     for (number, pair) in dataset.pairs.iter().enumerate() {
         let (volume, truth) = pair.read(labels)?;
         let outcome = segmenter
             .segment(&volume, request)
             .map_err(|source| EvalError::Case { case: pair.stem.clone(), source })?;
-        votes = outcome.votes;
+        drawn = (outcome.votes, outcome.steps);
         let mask = &outcome.segmentation.mask;
         let spacing = volume.geometry.map(|geometry| {
             let [columns, rows, slices] = geometry.spacing;
@@ -78,5 +79,5 @@ pub fn evaluate(
         progress(&Progress { number: number + 1, of: dataset.pairs.len(), case: &case });
         cases.push(case);
     }
-    Ok((Report::new(segmenter, dataset, votes, request.seed, cases), gallery))
+    Ok((Report::new(segmenter, dataset, drawn, request.seed, cases), gallery))
 }

@@ -1,23 +1,22 @@
 use serde::Serialize;
 
-use super::{
-    Dataset,
-    metrics::Overlap,
-    summary::{Statistic, mean, summarise},
+use super::summary::{Statistic, mean, summarise};
+use crate::{
+    segmenter::Segmenter,
+    truth::{Dataset, metrics::Overlap},
 };
-use crate::segmenter::Segmenter;
 
 /// The schema below; it changes when a field changes its meaning or goes.
 const SCHEMA: u32 = 1;
 
 /// An evaluation: the JSON document that `cdal eval --json` writes, field for field. A value that is not defined
-/// (see [`super::metrics`]) is null.
+/// (see [`crate::truth::metrics`]) is null.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub schema: u32,
     pub model: Model,
     pub data: Data,
-    /// Diffusion time-steps T.
+    /// Time-steps of the diffusion that a vote took: all T of the model, unless cut short.
     pub steps: usize,
     pub votes: usize,
     pub seed: u64,
@@ -159,7 +158,7 @@ impl Report {
     pub(super) fn new(
         segmenter: &Segmenter,
         dataset: &Dataset,
-        votes: usize,
+        (votes, steps): (usize, usize),
         seed: u64,
         cases: Vec<CaseReport>,
     ) -> Self {
@@ -185,7 +184,7 @@ impl Report {
                     name: split.name.clone(),
                 }),
             },
-            steps: manifest.diffusion.steps,
+            steps,
             votes,
             seed,
             software_version: env!("CARGO_PKG_VERSION").into(),

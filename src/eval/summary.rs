@@ -7,8 +7,7 @@
 
 use serde::Serialize;
 
-use super::metrics::percentile;
-use crate::sampler::Philox;
+use crate::{sampler::Philox, truth::metrics::percentile};
 
 pub const RESAMPLES: u32 = 10_000;
 /// Names the stream, so that it is nobody else's.

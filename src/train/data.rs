@@ -12,21 +12,24 @@ use std::{
 use ndarray::{Array1, Array2, Array3, Array4, Axis};
 
 use super::{
-    Augmentation, Config, Data, Example, TrainError,
+    Augmentation, Config, Data, Example, Held, Inputs, TrainError,
     augment::augment,
-    draws::{CASE, SLICE, TIME, index, uniforms},
-    pairs,
+    cases,
+    diffusion::{Pair, normals, pair},
+    draws::{CASE, GENERATOR, SLICE, index, uniforms},
 };
 use crate::{
     bundle::Manifest,
-    phantom::phantom,
-    sampler::{Draw, Noise, Philox, Schedule},
+    phantom::{Phantom, phantom},
+    sampler::{Philox, Schedule},
 };
 
 /// One step's worth of training input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Noised label `x_{t+1}` [N, L, H, W].
+    /// Noised label `x_t` [N, L, H, W].
+    pub x_t: Array4<f32>,
+    /// Noised once more: `x_{t+1}` [N, L, H, W].
     pub x: Array4<f32>,
     /// [N].
     pub t: Array1<i64>,
@@ -36,6 +39,18 @@ pub struct Batch {
     pub z: Array2<f32>,
     /// Clean label in [-1, 1], [N, L, H, W].
     pub target: Array4<f32>,
+}
+
+impl Batch {
+    /// What the generator's graph takes, with `x` for x_{t+1}.
+    pub(super) fn inputs<'a>(&'a self, x: &'a Array4<f32>) -> Inputs<'a> {
+        Inputs::new()
+            .floats("x", x.view())
+            .integers("t", self.t.view())
+            .floats("image", self.image.view())
+            .floats("z", self.z.view())
+            .floats("target", self.target.view())
+    }
 }
 
 /// All that a batch depends on.
@@ -63,24 +78,21 @@ impl Batches {
     ///
     /// # Errors
     /// If a case cannot be read, does not suit the model, or has a label that the model does not know.
-    pub fn open(config: &Config, manifest: Manifest) -> Result<(Self, Vec<Example>), TrainError> {
+    pub fn open(config: &Config, manifest: Manifest) -> Result<(Self, Vec<Held>), TrainError> {
         let (source, validation) = match &config.data {
             Data::Phantom { first_seed, validation_first_seed: first, validation_cases } => {
-                let validation = (*first..first + validation_cases)
-                    .map(|seed| Example::new(&manifest, phantom(seed).into()))
-                    .collect::<Result<_, _>>()?;
+                let held = |seed| {
+                    let Phantom { volume, truth, .. } = phantom(seed);
+                    Held::new(&manifest, format!("phantom-{seed:05}"), volume, truth)
+                };
+                let validation =
+                    (*first..first + validation_cases).map(held).collect::<Result<_, _>>()?;
                 (Source::Phantom { first_seed: *first_seed }, validation)
             }
             Data::Pairs { folder, split, validation_cases } => {
-                let (train, mut validate) = pairs::split(split)?;
-                validate.truncate(*validation_cases);
-                let read = |stems: Vec<String>| -> Result<Vec<Example>, TrainError> {
-                    stems
-                        .iter()
-                        .map(|stem| Example::new(&manifest, pairs::read(&manifest, folder, stem)?))
-                        .collect()
-                };
-                (Source::Cached { training: read(train)? }, read(validate)?)
+                let (training, validation) =
+                    cases::read(&manifest, folder, split, *validation_cases)?;
+                (Source::Cached { training }, validation)
             }
         };
         let batches = Self {
@@ -111,7 +123,8 @@ impl Batches {
                 let cases = self.size.div_ceil(SLICES_OF_A_CASE) as u64;
                 for case in 0..cases {
                     let seed = first_seed + step * cases + case;
-                    let example = Example::new(&self.manifest, phantom(seed).into())?;
+                    let Phantom { volume, truth, .. } = phantom(seed);
+                    let example = Example::new(&self.manifest, &volume, &truth)?;
                     for _ in 0..SLICES_OF_A_CASE.min(self.size - slices.len()) {
                         slices.push(self.slice(&example, noise, slices.len()));
                     }
@@ -130,7 +143,10 @@ impl Batches {
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
             ndarray::stack(Axis(0), &views).expect("slices share one shape")
         };
-        Ok(self.noised(schedule, noise, stack(&images), stack(&targets)))
+        let (image, target) = (stack(&images), stack(&targets));
+        let Pair { t, x_t, x_tp1: x } = pair(schedule, noise, GENERATOR, &target);
+        let z = normals(noise, GENERATOR.latent, (self.size, self.manifest.network.latent));
+        Ok(Batch { x_t, x, t, image, z, target })
     }
 
     /// Image [C, H, W] and label [L, H, W] of a slice of a case, augmented by draw `number` of the step.
@@ -138,36 +154,7 @@ impl Batches {
         let [telling, which] = uniforms(noise, number, SLICE);
         let crop = example.choose(telling, which);
         let (image, label) = augment(&self.augmentation, example, crop, noise, number);
-        (image, one_hot(&label, self.manifest.network.label_channels))
-    }
-
-    /// Draws t and the forward pair, x_t = a_cum\[t\]·x_0 + σ_cum\[t\]·ε, x_{t+1} = a\[t+1\]·x_t + σ\[t+1\]·ε'.
-    fn noised(
-        &self,
-        schedule: &Schedule,
-        noise: Philox,
-        image: Array4<f32>,
-        target: Array4<f32>,
-    ) -> Batch {
-        let mut x = target.clone();
-        let mut z = Array2::zeros((self.size, self.manifest.network.latent));
-        let mut t = Array1::zeros(self.size);
-        let pixels = target.len() / self.size;
-        let (mut first, mut second) = (vec![0.0; pixels], vec![0.0; pixels]);
-        for (n, mut x) in x.axis_iter_mut(Axis(0)).enumerate() {
-            let [uniform] = uniforms(noise, n, TIME);
-            let step = index(uniform, schedule.steps());
-            t[n] = step as i64;
-            noise.fill(n, 2, Draw::Start, &mut first);
-            noise.fill(n, 3, Draw::Start, &mut second);
-            for (x, (e, f)) in x.iter_mut().zip(first.iter().zip(&second)) {
-                let at_t = schedule.a_cum[step] * *x + schedule.sigma_cum[step] * e;
-                *x = schedule.a[step + 1] * at_t + schedule.sigma[step + 1] * f;
-            }
-            let mut row = z.row_mut(n);
-            noise.fill(n, 4, Draw::Start, row.as_slice_mut().expect("fresh rows are contiguous"));
-        }
-        Batch { x, t, image, z, target }
+        (image, self.manifest.target(label.view()))
     }
 
     /// Batches from `step` on, made ahead on a thread of their own.
@@ -184,12 +171,4 @@ impl Batches {
         });
         batches
     }
-}
-
-/// -1 and 1 for each of `channels` label values, [L, H, W].
-fn one_hot(label: &Array2<u8>, channels: usize) -> Array3<f32> {
-    let (h, w) = label.dim();
-    Array3::from_shape_fn((channels, h, w), |(channel, row, column)| {
-        if usize::from(label[[row, column]]) == channel { 1.0 } else { -1.0 }
-    })
 }

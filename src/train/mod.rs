@@ -1,26 +1,30 @@
 //! Training: batches, the session of ONNX Runtime's training API, checkpoints, the finished bundle.
 //!
 //! The graphs are made offline by the Python package `cdal_onnx`; everything else is here. A step trains
-//! the generator on the denoising error: MSE(x_0, G(x_{t+1}, t, I, z)). Invariants: a run that is killed and
-//! resumed takes the same steps as one that was not; a checkpoint is whole or absent. Called by `cli`.
+//! the generator on the denoising error, MSE(x_0, G(x_{t+1}, t, I, z)), and with an adversary first the
+//! discriminator, whose attention weights the label that the generator sees noised. Invariants: a run that is
+//! killed and resumed takes the same steps as one that was not; a checkpoint is whole or absent. Called by `cli`.
 
+mod adversary;
 mod augment;
+mod cases;
 mod checkpoint;
 mod config;
 mod data;
+mod diffusion;
 mod draws;
 mod example;
-mod pairs;
 mod run;
 mod session;
 mod tools;
 mod validate;
 
-pub use config::{Augmentation, Card, Config, Data, Model, Optimiser};
+pub use adversary::AdversaryLosses;
+pub use config::{Adversary, Augmentation, Card, Config, Data, Model, Optimiser};
 pub use data::{Batch, Batches};
-pub use example::Example;
+pub use example::{Example, Held};
 pub use run::{Progress, train};
-pub use session::{Inputs, TrainingSession};
+pub use session::{Inputs, Outputs, TrainingSession};
 
 /// What stops a training run.
 #[derive(Debug, thiserror::Error)]
@@ -33,20 +37,31 @@ pub enum TrainError {
     Runtime(String),
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
-    #[error(transparent)]
-    Codec(#[from] crate::codec::CodecError),
+    /// What is wrong with each of some cases.
+    #[error("{} of the cases cannot be used: {}", .0.len(), first(.0))]
+    Cases(Vec<String>),
     #[error(transparent)]
     Bundle(#[from] crate::bundle::BundleError),
     #[error("cdal_onnx {command} failed: {reason}")]
     Python { command: String, reason: String },
     #[error(
-        "the loss became {loss} at step {step}; resume from the last checkpoint with a lower learning rate"
+        "the {network}'s loss became {loss} at step {step}; resume from the last checkpoint with a lower learning rate"
     )]
-    Diverged { loss: f32, step: u64 },
+    Diverged { network: &'static str, loss: f32, step: u64 },
     #[error(
         "{0}: a run stands there already; give --resume to go on with it, or another run_folder"
     )]
     Exists(std::path::PathBuf),
+}
+
+/// A few faults of many, on one line.
+fn first(faults: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = faults.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    match faults.len() {
+        n if n <= SHOWN => shown,
+        n => format!("{shown}; and {} more", n - SHOWN),
+    }
 }
 
 impl From<ort::Error> for TrainError {

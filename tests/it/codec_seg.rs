@@ -34,6 +34,7 @@ fn provenance(seed: u64) -> Provenance {
         model_digest: "0123456789abcdef".repeat(4),
         steps: 2,
         votes: 5,
+        ending: "exact drawn=3.20 dice=1.0000".into(),
         seed,
         software_version: "0.1.0".into(),
         configuration: "7".into(),
@@ -60,6 +61,7 @@ fn check(case: &Case, segmentation: &Segmentation, sources: &[PathBuf]) {
     let folder = tempdir().unwrap();
     let seg = folder.path().join("seg.dcm");
     std::fs::write(&seg, encode(case, segmentation, 1).bytes).unwrap();
+    assert_eq!(seg::read(&seg, case, &labels()).unwrap(), segmentation.mask);
     if let Some(text) = run_tool("dciodvfy", &[Path::new("-new"), &seg]) {
         let faults: Vec<_> = text
             .lines()
@@ -179,6 +181,72 @@ fn masks_that_do_not_fit_are_refused() {
     unknown.mask[[0, 0, 0]] = 3;
     assert!(matches!(attempt(unknown, &labels()), Err(CodecError::Shape { .. })));
     assert!(matches!(attempt(good, &labels()[1..]), Err(CodecError::Shape { .. })));
+}
+
+fn named(value: u8, kind: &str) -> Label {
+    Label { value, name: kind.into(), kind: code(kind, kind), ..labels()[0].clone() }
+}
+
+#[test]
+fn segments_are_known_by_their_code_before_their_number() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 3, |_, _| {});
+    let case = only(folder.path());
+    let Source::Dicom(source) = &case.source else { panic!("a DICOM source") };
+    let written = segmentation(&case);
+    let theirs = [named(1, "Lung"), named(2, "Heart")];
+    let geometry = case.volume.geometry.as_ref();
+    let bytes = seg::encode(source, geometry, &written, &theirs, &provenance(1)).unwrap().bytes;
+    let path = folder.path().join("truth.seg");
+    std::fs::write(&path, bytes).unwrap();
+    assert!(seg::is_segmentation(&path).unwrap());
+    let read = |labels: &[Label]| seg::read(&path, &case, labels);
+
+    let turned = read(&[named(1, "Heart"), named(2, "Lung")]).unwrap();
+    assert_eq!(turned, written.mask.mapv(|value| [0, 2, 1][usize::from(value)]));
+    // No code of ours is among theirs: the numbers decide.
+    assert_eq!(read(&labels()).unwrap(), written.mask);
+    for known in ["Lung", "Liver"] {
+        let refused = read(&[named(1, known)]).unwrap_err().to_string();
+        assert!(refused.contains("segment 2 (Heart), which is none of the"), "{refused}");
+    }
+
+    // Another series half a voxel away, and one that ends a slice earlier.
+    let elsewhere = |keep: usize, shift: f64| {
+        let folder = tempdir().unwrap();
+        made::series(folder.path(), keep, |slice, object| {
+            let moved = made::position(slice).map(|x| x + shift * 3.0_f64.sqrt().recip());
+            made::put_numbers(object, tags::IMAGE_POSITION_PATIENT, &moved);
+        });
+        let refused = seg::read(&path, &only(folder.path()), &theirs).unwrap_err().to_string();
+        assert!(refused.contains("no voxel of the image"), "{refused}");
+    };
+    elsewhere(3, 1.0);
+    elsewhere(2, 0.0);
+}
+
+/// Objects made by dcmqi, where `CDAL_SAMPLES` names a folder with some: a series and the same as one enhanced image
+/// have one truth.
+#[test]
+fn segmentations_of_others_lie_on_their_images() {
+    let Some(folders) = std::env::var_os("CDAL_SAMPLES") else {
+        println!("skipped: no CDAL_SAMPLES");
+        return;
+    };
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
+    while let Some(folder) = folders.pop() {
+        folders.extend(files(&folder).into_iter().filter(|path| path.is_dir()));
+        let path = folder.join("seg/label.seg");
+        if !path.is_file() {
+            continue;
+        }
+        let labels: Vec<Label> = (1..=9).map(|value| named(value, "unknown")).collect();
+        let truth = |image: &str| seg::read(&path, &only(&folder.join(image)), &labels).unwrap();
+        let (series, enhanced) = (truth("image"), truth("multiframe"));
+        let marked = series.iter().filter(|&&value| value > 0).count();
+        println!("{}: {marked} voxels", folder.display());
+        assert!(marked > 0 && series == enhanced);
+    }
 }
 
 /// Real series, where `CDAL_SAMPLES` names folders with some.

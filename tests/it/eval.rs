@@ -9,7 +9,7 @@ use std::{
 use cdal::{
     codec::{Source, nifti},
     domain::Geometry,
-    eval::metrics::{self, Overlap},
+    truth::metrics::{self, Overlap},
 };
 use ndarray::Array3;
 use serde_json::Value;

@@ -12,14 +12,15 @@ const PLAN: &[(&str, &[&str])] = &[
     ("sampler", &[]),
     ("phantom", &["sampler"]),
     ("bundle", &["sampler"]),
+    ("truth", &["codec"]),
     ("segmenter", &["bundle", "engine", "sampler"]),
     ("ingest", &["codec", "spool"]),
     ("deliver", &["codec", "spool"]),
     ("http", &["codec", "ingest", "spool"]),
-    ("train", &["bundle", "codec", "engine", "phantom", "sampler"]),
-    ("eval", &["bundle", "codec", "sampler", "segmenter"]),
+    ("train", &["bundle", "codec", "engine", "phantom", "sampler", "truth"]),
+    ("eval", &["bundle", "codec", "sampler", "segmenter", "truth"]),
     ("daemon", &["bundle", "codec", "deliver", "engine", "http", "ingest", "segmenter", "spool"]),
-    ("config", &["daemon", "deliver", "engine", "http", "ingest", "spool"]),
+    ("config", &["daemon", "deliver", "engine", "http", "ingest", "sampler", "spool"]),
     (
         "cli",
         &[
@@ -37,6 +38,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "segmenter",
             "spool",
             "train",
+            "truth",
         ],
     ),
 ];

@@ -203,7 +203,6 @@ pub(super) fn read_frames(
     header: &InMemDicomObject,
     frames: usize,
 ) -> Result<Vec<FrameInfo>, CodecError> {
-    let shared = items(header, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
     let per_frame = items(header, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
     if !per_frame.is_empty() && per_frame.len() != frames {
         return Err(CodecError::malformed(
@@ -221,12 +220,7 @@ pub(super) fn read_frames(
     }
     (0..frames)
         .map(|frame| {
-            let group = |macro_: Tag| {
-                let own = per_frame.get(frame).and_then(|item| items(item, macro_).first());
-                own.or_else(|| shared.and_then(|item| items(item, macro_).first()))
-                    .unwrap_or(header)
-            };
-            let info = read_frame(path, &group)?;
+            let info = read_frame(path, &|macro_| group(header, frame, macro_))?;
             if frames > 1 && info.plane.is_none() {
                 return Err(CodecError::unsupported(
                     path,
@@ -239,30 +233,20 @@ pub(super) fn read_frames(
         .collect()
 }
 
+/// The functional group of `frame` (from 0) that holds `macro_`: its own, the shared one, or the data set's root.
+pub(super) fn group(header: &InMemDicomObject, frame: usize, macro_: Tag) -> &InMemDicomObject {
+    let own = items(header, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE).get(frame);
+    let shared = items(header, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
+    let mut levels = [own, shared].into_iter().flatten();
+    levels.find_map(|item| items(item, macro_).first()).unwrap_or(header)
+}
+
 fn read_frame<'a>(
     path: &Path,
     group: &impl Fn(Tag) -> &'a InMemDicomObject,
 ) -> Result<FrameInfo, CodecError> {
     let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
-    let measures = group(tags::PIXEL_MEASURES_SEQUENCE);
-    let position = numbers(group(tags::PLANE_POSITION_SEQUENCE), tags::IMAGE_POSITION_PATIENT);
-    let orientation =
-        numbers(group(tags::PLANE_ORIENTATION_SEQUENCE), tags::IMAGE_ORIENTATION_PATIENT);
-    let plane = match (position.as_deref(), orientation.as_deref()) {
-        (Some(&[x, y, z]), Some(&[a, b, c, d, e, f])) => {
-            let spacing = match numbers(measures, tags::PIXEL_SPACING).as_deref() {
-                Some(&[rows, columns]) if rows > 0.0 && columns > 0.0 => [rows, columns],
-                _ => return Err(malformed("its PixelSpacing is missing or not positive")),
-            };
-            Some(Plane {
-                position: [x, y, z],
-                orientation: [[a, b, c], [d, e, f]],
-                spacing,
-                thickness: number(measures, tags::SLICE_THICKNESS).filter(|t| *t > 0.0),
-            })
-        }
-        _ => None,
-    };
+    let plane = read_plane(path, group)?;
     let transformation = group(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE);
     let slope = number(transformation, tags::RESCALE_SLOPE).unwrap_or(1.0);
     if slope == 0.0 {
@@ -274,6 +258,35 @@ fn read_frame<'a>(
         intercept: number(transformation, tags::RESCALE_INTERCEPT).unwrap_or(0.0),
         window: window(group(tags::FRAME_VOILUT_SEQUENCE)),
     })
+}
+
+/// Where a frame lies; `None` where nothing says so.
+pub(super) fn read_plane<'a>(
+    path: &Path,
+    group: &impl Fn(Tag) -> &'a InMemDicomObject,
+) -> Result<Option<Plane>, CodecError> {
+    let measures = group(tags::PIXEL_MEASURES_SEQUENCE);
+    let position = numbers(group(tags::PLANE_POSITION_SEQUENCE), tags::IMAGE_POSITION_PATIENT);
+    let orientation =
+        numbers(group(tags::PLANE_ORIENTATION_SEQUENCE), tags::IMAGE_ORIENTATION_PATIENT);
+    match (position.as_deref(), orientation.as_deref()) {
+        (Some(&[x, y, z]), Some(&[a, b, c, d, e, f])) => {
+            let spacing = match numbers(measures, tags::PIXEL_SPACING).as_deref() {
+                Some(&[rows, columns]) if rows > 0.0 && columns > 0.0 => [rows, columns],
+                _ => {
+                    let reason = "its PixelSpacing is missing or not positive";
+                    return Err(CodecError::malformed(path, "DICOM", reason));
+                }
+            };
+            Ok(Some(Plane {
+                position: [x, y, z],
+                orientation: [[a, b, c], [d, e, f]],
+                spacing,
+                thickness: number(measures, tags::SLICE_THICKNESS).filter(|t| *t > 0.0),
+            }))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Black and white of the first window (PS3.3 C.11.2.1.2 and C.11.2.1.3.2).

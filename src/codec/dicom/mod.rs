@@ -10,6 +10,7 @@ mod lut;
 mod part10;
 mod rle;
 mod samples;
+mod segmentation;
 mod series;
 mod source;
 mod stack;
@@ -29,8 +30,12 @@ use super::{Case, CodecError};
 use crate::domain::Uid;
 
 pub(super) use self::part10::is_dicom;
+pub(super) use self::segmentation::{
+    Frame, Segment, Segmentation as StoredSegmentation, is_segmentation,
+};
 pub use self::source::DicomSource;
 pub(super) use self::source::SourceSlice;
+pub(super) use self::stack::Plane;
 pub use self::synthetic::encode_mr_series;
 
 /// To which study, series and instance a file belongs.

@@ -14,15 +14,15 @@ const DEFAULT_THICKNESS: f64 = 1.0;
 
 /// Where one frame lies (PS3.3 C.7.6.2).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Plane {
+pub(in crate::codec) struct Plane {
     /// `ImagePositionPatient`: centre of the first pixel, mm, LPS.
-    pub(super) position: [f64; 3],
+    pub(in crate::codec) position: [f64; 3],
     /// `ImageOrientationPatient`: along which the column, then the row index grows.
-    pub(super) orientation: [[f64; 3]; 2],
+    pub(in crate::codec) orientation: [[f64; 3]; 2],
     /// `PixelSpacing` as it stands: between rows, then between columns, mm.
-    pub(super) spacing: [f64; 2],
+    pub(in crate::codec) spacing: [f64; 2],
     /// `SliceThickness`, mm.
-    pub(super) thickness: Option<f64>,
+    pub(in crate::codec) thickness: Option<f64>,
 }
 
 /// Why planes form no grid. Plane indices are those given to [`arrange`].

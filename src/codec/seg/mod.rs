@@ -1,4 +1,4 @@
-//! Masks as DICOM Segmentation objects (PS3.3 A.51), BINARY, one segment for each label.
+//! Masks as DICOM Segmentation objects (PS3.3 A.51), BINARY, one segment for each label; and back.
 //!
 //! The same source, mask and provenance give the same bytes: UIDs are derived from them and dates are
 //! the source's, so that sending again is recognised as such by whoever receives it.
@@ -6,6 +6,7 @@
 mod bits;
 mod element;
 mod groups;
+mod read;
 mod segments;
 
 use std::fmt::Write as _;
@@ -17,6 +18,7 @@ use ndarray::Axis;
 use sha2::{Digest, Sha256};
 
 use self::element::{put, put_items, put_text};
+pub use self::read::{is_segmentation, read};
 use self::segments::MANUFACTURER;
 use super::{CodecError, DicomSource};
 use crate::domain::{Geometry, Label, Provenance, Segmentation, Uid};

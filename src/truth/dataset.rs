@@ -1,9 +1,4 @@
-//! What is compared with what: `images/` and `labels/` of a folder, paired by name, or the part a split names.
-//!
-//! An image is a DICOM series folder or a file that [`codec::read`] takes. A label is a NIfTI volume of label
-//! values, or a PNG or TIFF: with one label, what is brighter than half of the value range is foreground (so are
-//! the ones of a mask of nothing but 0 and 1); with several, values (or the indices of an indexed PNG) are label
-//! values. Of colour only the first channel counts.
+//! What belongs together: `images/` and `labels/` of a folder, paired by name, or the part a split names.
 
 use std::{
     collections::BTreeMap,
@@ -11,15 +6,9 @@ use std::{
     str::FromStr,
 };
 
-use ndarray::{Array3, Axis};
+use super::TruthError;
 
-use super::EvalError;
-use crate::{
-    codec::{self, Case, Source, mask_png},
-    domain::{Geometry, Label, Volume},
-};
-
-const EXTENSIONS: [&str; 6] = [".nii.gz", ".nii", ".png", ".tiff", ".tif", ".dcm"];
+const EXTENSIONS: [&str; 7] = [".nii.gz", ".nii", ".png", ".tiff", ".tif", ".dcm", ".seg"];
 const LABEL_SUFFIX: &str = "_mask";
 
 /// The part of a split file to take, written FILE:NAME.
@@ -67,7 +56,7 @@ impl Dataset {
         folder: &Path,
         split: Option<Split>,
         limit: Option<usize>,
-    ) -> Result<Self, EvalError> {
+    ) -> Result<Self, TruthError> {
         let images = entries(&folder.join("images"))?;
         let labels = entries(&folder.join("labels"))?;
         let stems = match &split {
@@ -89,7 +78,7 @@ impl Dataset {
                 (labels.get(&stem), labels.get(&format!("{stem}{LABEL_SUFFIX}")));
             let label = match (bare, suffixed) {
                 (Some(a), Some(b)) if !images.contains_key(&format!("{stem}{LABEL_SUFFIX}")) => {
-                    return Err(EvalError::Ambiguous { a: a.clone(), b: b.clone() });
+                    return Err(TruthError::Ambiguous { a: a.clone(), b: b.clone() });
                 }
                 (Some(label), _) | (None, Some(label)) => Some(label),
                 (None, None) => None,
@@ -103,7 +92,7 @@ impl Dataset {
             }
         }
         if !unmatched_images.is_empty() || !unmatched_labels.is_empty() {
-            return Err(EvalError::Unmatched {
+            return Err(TruthError::Unmatched {
                 folder: folder.into(),
                 images: unmatched_images,
                 labels: unmatched_labels,
@@ -111,89 +100,16 @@ impl Dataset {
         }
         pairs.truncate(limit.unwrap_or(usize::MAX));
         if pairs.is_empty() {
-            return Err(EvalError::Empty(folder.into()));
+            return Err(TruthError::Empty(folder.into()));
         }
         Ok(Self { folder: folder.into(), split, pairs })
     }
 }
 
-impl Pair {
-    /// The image and its truth [D, H, W] on the same grid, of values that `labels` knows.
-    ///
-    /// # Errors
-    /// If either cannot be read or they do not belong together.
-    pub fn read(&self, labels: &[Label]) -> Result<(Volume, Array3<u8>), EvalError> {
-        let volume = read_one(&self.image)?.volume;
-        let label = read_one(&self.label)?;
-        let (_, depth, rows, columns) = volume.samples.dim();
-        let (_, found_depth, found_rows, found_columns) = label.volume.samples.dim();
-        let (expected, found) = ([depth, rows, columns], [found_depth, found_rows, found_columns]);
-        if expected != found {
-            return Err(EvalError::Size { case: self.stem.clone(), found, expected });
-        }
-        if let (Some(image), Some(label)) = (volume.geometry, label.volume.geometry) {
-            let distance = distance(&image, &label, expected);
-            let smallest = image.spacing.into_iter().fold(f64::INFINITY, f64::min);
-            if distance > smallest / 2.0 {
-                return Err(EvalError::Place { case: self.stem.clone(), distance });
-            }
-        }
-        let truth = self.truth(&label, labels)?;
-        Ok((volume, truth))
-    }
-
-    fn truth(&self, label: &Case, labels: &[Label]) -> Result<Array3<u8>, EvalError> {
-        let largest = labels.iter().map(|label| label.value).max().unwrap_or(0);
-        let values = label.volume.samples.index_axis(Axis(0), 0);
-        let raster = matches!(label.source, Source::Raster);
-        if let (true, &[Label { value: foreground, .. }]) = (raster, labels) {
-            let (black, white) = label.volume.nominal_range.unwrap_or((0.0, 1.0));
-            let counts_up = values.iter().all(|&v| v == 0.0 || v == 1.0);
-            let half = if counts_up { 0.5 } else { f32::midpoint(black, white) };
-            return Ok(values.mapv(|v| if v > half { foreground } else { 0 }));
-        }
-        let indices =
-            if raster && is_png(&self.label) { mask_png::read_indices(&self.label)? } else { None };
-        let values = match &indices {
-            Some(indices) => indices.mapv(f32::from).insert_axis(Axis(0)),
-            None => values.to_owned(),
-        };
-        match values.iter().find(|&&v| v.fract() != 0.0 || !(0.0..=f32::from(largest)).contains(&v))
-        {
-            Some(&value) => Err(EvalError::LabelValue { case: self.stem.clone(), value, largest }),
-            None => Ok(values.mapv(|value| value as u8)),
-        }
-    }
-}
-
-fn is_png(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
-}
-
-fn read_one(path: &Path) -> Result<Case, EvalError> {
-    let mut cases = codec::read(path)?;
-    match (cases.pop(), cases.len()) {
-        (Some(case), 0) => Ok(case),
-        (_, others) => Err(EvalError::NotOne { path: path.into(), cases: others + 1 }),
-    }
-}
-
-/// How far apart the corners of two grids of one size are at most, mm.
-fn distance(a: &Geometry, b: &Geometry, shape: [usize; 3]) -> f64 {
-    let [depth, rows, columns] = shape.map(|n| n as f64 - 1.0);
-    let corners = (0..8_u8).map(|corner| {
-        let end = |bit: u8, last: f64| if corner & bit == 0 { 0.0 } else { last };
-        let at = |grid: &Geometry| grid.position(end(1, depth), end(2, rows), end(4, columns));
-        let (a, b) = (at(a), at(b));
-        (0..3).map(|axis| (a[axis] - b[axis]).powi(2)).sum::<f64>().sqrt()
-    });
-    corners.fold(0.0, f64::max)
-}
-
 /// Images of a folder by their stems: files with an image's extension or none, and folders.
-fn entries(folder: &Path) -> Result<BTreeMap<String, PathBuf>, EvalError> {
+fn entries(folder: &Path) -> Result<BTreeMap<String, PathBuf>, TruthError> {
     let wrong =
-        |e: std::io::Error| EvalError::Folder { path: folder.into(), reason: e.to_string() };
+        |e: std::io::Error| TruthError::Folder { path: folder.into(), reason: e.to_string() };
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     for entry in std::fs::read_dir(folder).map_err(wrong)? {
         let path = entry.map_err(wrong)?.path();
@@ -203,7 +119,7 @@ fn entries(folder: &Path) -> Result<BTreeMap<String, PathBuf>, EvalError> {
         };
         if let Some(other) = found.insert(stem.to_owned(), path.clone()) {
             let (a, b) = if other < path { (other, path) } else { (path, other) };
-            return Err(EvalError::Ambiguous { a, b });
+            return Err(TruthError::Ambiguous { a, b });
         }
     }
     Ok(found)
@@ -220,8 +136,8 @@ fn stem(name: &str, is_folder: bool) -> Option<&str> {
     })
 }
 
-fn read_split(split: &Split) -> Result<Vec<String>, EvalError> {
-    let wrong = |reason: String| EvalError::Split { path: split.file.clone(), reason };
+fn read_split(split: &Split) -> Result<Vec<String>, TruthError> {
+    let wrong = |reason: String| TruthError::Split { path: split.file.clone(), reason };
     let text = std::fs::read_to_string(&split.file).map_err(|e| wrong(e.to_string()))?;
     let parts: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
@@ -242,20 +158,6 @@ fn read_split(split: &Split) -> Result<Vec<String>, EvalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Code;
-
-    fn labels(count: u8) -> Vec<Label> {
-        let code = Code { value: "1".into(), scheme: "99X".into(), meaning: "x".into() };
-        (1..=count)
-            .map(|value| Label {
-                value,
-                name: format!("label {value}"),
-                colour: [value, 0, 0],
-                category: code.clone(),
-                kind: code.clone(),
-            })
-            .collect()
-    }
 
     fn write_png(path: &Path, width: u32, pixels: &[u8]) {
         let file = std::fs::File::create(path).unwrap();
@@ -319,30 +221,6 @@ mod tests {
     fn two_labels_for_one_image_are_refused() {
         let folder = folder_of(&[("a.png", "a.png"), ("", "a_mask.png")]);
         let error = Dataset::open(folder.path(), None, None).unwrap_err();
-        assert!(matches!(error, EvalError::Ambiguous { .. }), "{error}");
-    }
-
-    #[test]
-    fn pixels_are_foreground_for_one_label_and_label_values_for_several() {
-        let folder = folder_of(&[("a.png", "a.png")]);
-        let pair = &Dataset::open(folder.path(), None, None).unwrap().pairs[0];
-        let read = |pixels: &[u8], count| {
-            write_png(&pair.label, 3, pixels);
-            pair.read(&labels(count)).map(|(_, truth)| truth.into_raw_vec_and_offset().0)
-        };
-        assert_eq!(read(&[0, 127, 128], 1).unwrap(), [0, 0, 1]);
-        assert_eq!(read(&[0, 0, 255], 1).unwrap(), [0, 0, 1]);
-        assert_eq!(read(&[0, 1, 1], 1).unwrap(), [0, 1, 1]);
-        assert_eq!(read(&[0, 2, 1], 2).unwrap(), [0, 2, 1]);
-        let error = read(&[0, 3, 1], 2).unwrap_err().to_string();
-        assert_eq!(error, "a: the label holds the value 3; the model knows 0 to 2");
-
-        let ours = ndarray::array![[0_u8, 2, 1]];
-        std::fs::write(&pair.label, mask_png::encode(ours.view(), &labels(2)).unwrap()).unwrap();
-        let truth = pair.read(&labels(2)).unwrap().1;
-        assert_eq!(truth, ours.insert_axis(Axis(0)), "an indexed mask, as segment writes it");
-        write_png(&pair.label, 2, &[0, 1, 0, 0]);
-        let error = pair.read(&labels(2)).unwrap_err().to_string();
-        assert!(error.contains("[1, 2, 2]") && error.contains("[1, 1, 3]"), "{error}");
+        assert!(matches!(error, TruthError::Ambiguous { .. }), "{error}");
     }
 }
