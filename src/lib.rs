@@ -13,6 +13,7 @@ pub mod domain;
 pub mod durable;
 pub mod engine;
 pub mod eval;
+pub mod http;
 pub mod ingest;
 pub mod phantom;
 pub mod sampler;

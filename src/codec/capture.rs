@@ -3,7 +3,7 @@
 //! For people to look at, not to measure on: scaled, labels drawn over it, without geometry. The same source, mask and
 //! provenance give the same bytes.
 
-use dicom_core::{PrimitiveValue, VR};
+use dicom_core::{PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use sha2::{Digest, Sha256};
@@ -66,7 +66,7 @@ pub fn encode(
     put(&mut object, tags::SERIES_INSTANCE_UID, VR::UI, series.as_str());
     put_text(&mut object, tags::MODALITY, VR::CS, "OT");
     put_series_number(&mut object, source, 3);
-    put(&mut object, tags::LATERALITY, VR::CS, source.text(tags::LATERALITY).unwrap_or_default());
+    put_body_part(&mut object, source);
     let description = format!("Overlay {}", provenance.model);
     put_text(&mut object, tags::SERIES_DESCRIPTION, VR::LO, &description);
     put_equipment(&mut object, provenance);
@@ -99,4 +99,17 @@ pub fn encode(
     pixels.resize(pixels.len().next_multiple_of(2), 0);
     put(&mut object, tags::PIXEL_DATA, VR::OB, PrimitiveValue::from(pixels));
     Ok(Capture { sop_instance_uid: instance, bytes: write(object, FORMAT)? })
+}
+
+/// Laterality is of type 2C: as in the source, and unknown, therefore empty, where that names not even the body part.
+fn put_body_part(object: &mut InMemDicomObject, source: &DicomSource) {
+    const SAID: [Tag; 3] = [tags::BODY_PART_EXAMINED, tags::LATERALITY, tags::IMAGE_LATERALITY];
+    for tag in SAID {
+        if let Some(text) = source.text(tag) {
+            put(object, tag, VR::CS, text);
+        }
+    }
+    if SAID.iter().all(|tag| source.text(*tag).is_none()) {
+        put(object, tags::LATERALITY, VR::CS, "");
+    }
 }

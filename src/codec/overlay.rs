@@ -1,9 +1,9 @@
 //! A picture of a result for people: slices in grey or colour with the labels drawn over them.
 
-use ndarray::{Array3, ArrayView2, ArrayView3, Axis};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView3, Axis};
 
 use super::CodecError;
-use crate::domain::{Label, Volume};
+use crate::domain::{Label, Segmentation, Volume};
 
 /// Tiles of a montage at most; more slices are thinned out evenly.
 const MAX_TILES: usize = 30;
@@ -33,7 +33,60 @@ pub(super) fn picture(
     mask: &Array3<u8>,
     labels: &[Label],
 ) -> Result<Array3<u8>, CodecError> {
-    draw(volume, mask, &slices_to_show(mask), labels)
+    draw(volume, &slices_to_show(mask), Layer::Labels(mask, labels))
+}
+
+/// The same slices three times, as [`png`] draws them: the image alone, with the mask, with the votes' disagreement.
+///
+/// # Errors
+/// As [`png`].
+pub fn views(
+    volume: &Volume,
+    segmentation: &Segmentation,
+    labels: &[Label],
+) -> Result<[Vec<u8>; 3], CodecError> {
+    let Segmentation { mask, agreement } = segmentation;
+    let shown = slices_to_show(mask);
+    let disagreement = disagreement(agreement);
+    Ok([
+        encode(&draw(volume, &shown, Layer::Nothing)?)?,
+        encode(&draw(volume, &shown, Layer::Labels(mask, labels))?)?,
+        encode(&draw(volume, &shown, Layer::Heat(&disagreement))?)?,
+    ])
+}
+
+/// From agreement [L, D, H, W] to [D, H, W]: 0 where all votes say the same of every label, 1 where they are split
+/// evenly over one.
+fn disagreement(agreement: &Array4<f32>) -> Array3<f32> {
+    let split = |share: f32| 1.0 - (2.0 * share - 1.0).abs();
+    agreement.map_axis(Axis(0), |shares| shares.iter().copied().map(split).fold(0.0, f32::max))
+}
+
+/// What is drawn over an image; arrays are [D, H, W].
+#[derive(Clone, Copy)]
+enum Layer<'a> {
+    Nothing,
+    Labels(&'a Array3<u8>, &'a [Label]),
+    /// Values in [0, 1].
+    Heat(&'a Array3<f32>),
+}
+
+impl Layer<'_> {
+    fn shape(&self) -> Option<&[usize]> {
+        match self {
+            Self::Nothing => None,
+            Self::Labels(mask, _) => Some(mask.shape()),
+            Self::Heat(values) => Some(values.shape()),
+        }
+    }
+}
+
+/// From transparent through red to yellow.
+fn heat(under: [f32; 3], value: f32) -> [u8; 3] {
+    let value = value.clamp(0.0, 1.0);
+    let over = [255.0, 255.0 * (2.0 * value - 1.0).max(0.0), 0.0];
+    let share = (2.0 * value).min(1.0);
+    std::array::from_fn(|channel| (under[channel] * (1.0 - share) + over[channel] * share) as u8)
 }
 
 /// Two masks as [`png`] draws one, both on the slices that hold a label in either, to be looked at side by side.
@@ -50,21 +103,16 @@ pub fn pair(
         either.zip_mut_with(masks[1], |a, &b| *a |= b);
     }
     let shown = slices_to_show(&either);
-    let [first, second] = masks.map(|mask| draw(volume, mask, &shown, labels));
-    Ok([encode(&first?)?, encode(&second?)?])
+    let one = |mask| draw(volume, &shown, Layer::Labels(mask, labels));
+    Ok([encode(&one(masks[0])?)?, encode(&one(masks[1])?)?])
 }
 
-fn draw(
-    volume: &Volume,
-    mask: &Array3<u8>,
-    shown: &[usize],
-    labels: &[Label],
-) -> Result<Array3<u8>, CodecError> {
+fn draw(volume: &Volume, shown: &[usize], layer: Layer<'_>) -> Result<Array3<u8>, CodecError> {
     let (channels, slices, rows, columns) = volume.samples.dim();
-    if mask.shape() != [slices, rows, columns] {
+    if let Some(shape) = layer.shape().filter(|shape| *shape != [slices, rows, columns]) {
         return Err(CodecError::Shape {
             what: "the mask's size",
-            found: mask.shape().to_vec(),
+            found: shape.to_vec(),
             expected: vec![slices, rows, columns],
         });
     }
@@ -82,16 +130,21 @@ fn draw(
         let top = tile / across * (tile_rows + GAP);
         let left = tile % across * (tile_columns + GAP);
         let image = volume.samples.index_axis(Axis(1), slice);
-        let labels_here = scale(&mask.index_axis(Axis(0), slice), tile_rows, tile_columns);
+        let labels_here = match layer {
+            Layer::Labels(mask, _) => {
+                scale(&mask.index_axis(Axis(0), slice), tile_rows, tile_columns)
+            }
+            _ => ndarray::Array2::zeros([0, 0]),
+        };
         for row in 0..tile_rows {
             for column in 0..tile_columns {
                 let at = (row * rows / tile_rows, column * columns / tile_columns);
-                let pixel = blend(
-                    grey_or_colour(&image, at, black, white),
-                    &labels_here,
-                    (row, column),
-                    labels,
-                );
+                let under = grey_or_colour(&image, at, black, white);
+                let pixel = match layer {
+                    Layer::Nothing => under.map(|value| value as u8),
+                    Layer::Labels(_, labels) => blend(under, &labels_here, (row, column), labels),
+                    Layer::Heat(values) => heat(under, values[[slice, at.0, at.1]]),
+                };
                 let row = if flip_rows { tile_rows - 1 - row } else { row };
                 let column = if flip_columns { tile_columns - 1 - column } else { column };
                 for (channel, value) in pixel.into_iter().enumerate() {
@@ -268,6 +321,20 @@ mod tests {
         assert_eq!(turned(x, y), [false, false], "axial as scanners store it");
         assert_eq!(turned([-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]), [true, true], "axial in RAS");
         assert_eq!(turned(y, z), [false, true], "sagittal, feet on top");
+    }
+
+    #[test]
+    fn disagreement_is_hot_where_votes_are_split_and_nowhere_else() {
+        let mut agreement = Array4::zeros([2, 1, 50, 35]);
+        agreement[[0, 0, 10, 10]] = 0.5;
+        agreement[[1, 0, 20, 20]] = 1.0;
+        let found = disagreement(&agreement);
+        assert_eq!((found[[0, 10, 10]], found[[0, 20, 20]], found.sum()), (1.0, 0.0, 1.0));
+        let mask = Array3::zeros([1, 50, 35]);
+        let segmentation = Segmentation { mask, agreement };
+        let views = views(&volume(1), &segmentation, &[red()]).unwrap();
+        let yellow = |bytes: &[u8]| decoded(bytes).2.chunks(3).any(|p| p == [255, 255, 0]);
+        assert_eq!(views.each_ref().map(|view| yellow(view)), [false, false, true]);
     }
 
     #[test]

@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use crate::http::{Model, Pictures};
 use crate::spool::{Claim, Product};
 
 /// Makes products of a series. One thread owns it and calls it for one job at a time.
@@ -11,11 +14,32 @@ pub trait Worker: Send + 'static {
     /// # Errors
     /// Whether trying again may help, and why not if not.
     fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError>;
+
+    /// Draws the last case, where there is something to see. Taken after the case is on its way; run on another thread.
+    fn pictures(&mut self) -> Option<Drawing> {
+        None
+    }
+
+    /// For inference requests beside the spool's jobs.
+    fn model(&self) -> Option<Arc<dyn Model>> {
+        None
+    }
 }
+
+/// A case that can be drawn.
+pub type Drawing = Box<dyn FnOnce() -> Option<Pictures> + Send>;
 
 impl<W: Worker + ?Sized> Worker for Box<W> {
     fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
         (**self).process(claim)
+    }
+
+    fn pictures(&mut self) -> Option<Drawing> {
+        (**self).pictures()
+    }
+
+    fn model(&self) -> Option<Arc<dyn Model>> {
+        (**self).model()
     }
 }
 

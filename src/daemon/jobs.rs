@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::sync::watch;
 
+use super::destinations::Destinations;
 use super::{Health, JobError, Worker};
-use crate::deliver;
 use crate::durable::failpoint;
+use crate::http::Gallery;
 use crate::spool::{Claim, Product, Retry, Spool, SpoolError};
+use crate::telemetry::{JobOutcome, Stage, audit, metrics};
 
 /// Pause after an error of the spool itself, such as a full disk.
 const SPOOL_PAUSE: Duration = Duration::from_secs(1);
@@ -19,11 +22,11 @@ const SPOOL_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Jobs<W> {
     pub(super) spool: Arc<Spool>,
     pub(super) worker: W,
-    pub(super) destinations: Vec<deliver::Config>,
+    pub(super) destinations: Arc<Destinations>,
     pub(super) retry_delay: Duration,
     pub(super) health: watch::Sender<Health>,
-    /// Called when a job has left deliveries.
-    pub(super) on_finished: Box<dyn Fn() + Send>,
+    /// Where the last cases are shown, if anywhere.
+    pub(super) gallery: Option<Arc<Gallery>>,
 }
 
 impl<W: Worker> Jobs<W> {
@@ -59,10 +62,12 @@ impl<W: Worker> Jobs<W> {
     /// Computes, then records what came of it, however long the spool refuses: a full disk is no fault of the job.
     /// Breaks if it still refuses when the daemon stops; the job is then found running at the next start.
     fn work(&mut self, claim: &Claim, wake: &Receiver<()>) -> ControlFlow<()> {
-        self.health.send_modify(|health| health.working = true);
         let started = Instant::now();
+        self.health.send_modify(|health| health.working_since = Some(started));
         let result = catch_unwind(AssertUnwindSafe(|| self.worker.process(claim)));
         let compute = started.elapsed();
+        metrics().stage(Stage::Queue, claim.queue);
+        metrics().stage(Stage::Compute, compute);
         let result = result.unwrap_or_else(|_| {
             Err(JobError::Permanent("the worker panicked; this is a bug, please report it".into()))
         });
@@ -73,7 +78,11 @@ impl<W: Worker> Jobs<W> {
                 return ControlFlow::Break(());
             }
         }
-        self.health.send_modify(|health| health.working = false);
+        self.health.send_modify(|health| health.working_since = None);
+        let drawing = self.worker.pictures(); // taken in any case: it holds the whole case
+        if let (Some(gallery), Some(drawing)) = (&self.gallery, drawing) {
+            gallery.draw(claim.job.clone(), drawing);
+        }
         ControlFlow::Continue(())
     }
 
@@ -91,26 +100,23 @@ impl<W: Worker> Jobs<W> {
                     (claim.queue.as_millis() as u64, compute.as_millis() as u64);
                 let said = products.iter().map(|p| p.summary.as_str()).filter(|s| !s.is_empty());
                 let summary = said.collect::<Vec<_>>().join("; ");
-                self.spool.finish(job, products, &self.destinations_of(products), compute).inspect(
-                    |()| {
+                let destinations = self.destinations.taking(products);
+                self.spool.finish(job, products, &destinations, compute).inspect(|()| {
                         tracing::info!(
                             %job, attempt, objects, queue_ms, compute_ms,
                             products = products.len(), summary, "job done"
                         );
-                        self.health.send_modify(|health| health.jobs_done += 1);
-                        (self.on_finished)();
-                    },
-                )
+                    metrics().job(JobOutcome::Done);
+                    audit::record(
+                        "job_done",
+                        json!({ "job": job.as_str(), "objects": objects, "products": products.len() }),
+                    );
+                    self.health.send_modify(|health| health.jobs_done += 1);
+                    self.destinations.ring();
+                })
             }
             Err(error) => self.record_failure(claim, error),
         }
-    }
-
-    /// Products of one job are of one kind: all DICOM objects, or all other files.
-    fn destinations_of(&self, products: &[Product]) -> Vec<String> {
-        let all_dicom = products.iter().all(|product| product.dicom.is_some());
-        let takes = |destination: &&deliver::Config| all_dicom || destination.takes_files();
-        self.destinations.iter().filter(takes).map(|destination| destination.name.clone()).collect()
     }
 
     fn record_failure(&self, claim: &Claim, error: &JobError) -> Result<(), SpoolError> {
@@ -122,6 +128,10 @@ impl<W: Worker> Jobs<W> {
             }
             JobError::Transient(reason) => self.spool.retry(job, reason, self.retry_delay)?,
         };
+        metrics().job(match retry {
+            Retry::Scheduled => JobOutcome::Retried,
+            Retry::GivenUp | Retry::Superseded => JobOutcome::Failed,
+        });
         match retry {
             Retry::Scheduled => tracing::warn!(%job, attempt, %error, "job failed; will try again"),
             Retry::Superseded => {
@@ -129,6 +139,10 @@ impl<W: Worker> Jobs<W> {
             }
             Retry::GivenUp => {
                 tracing::error!(%job, attempt, %error, "job failed; its objects are kept");
+                audit::record(
+                    "job_failed",
+                    json!({ "job": job.as_str(), "reason": error.to_string() }),
+                );
                 self.health.send_modify(|health| health.jobs_failed += 1);
             }
         }

@@ -1,16 +1,25 @@
+use std::sync::Arc;
+use std::time::Instant;
+
 use dicom_dictionary_std::uids;
 use ndarray::Axis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use super::{JobError, Worker};
-use crate::codec::{self, Case, CodecError, DicomSource, Source, capture, mask_png, nifti, seg};
-use crate::domain::{Fault, Uid};
+use super::{Drawing, JobError, Worker};
+use crate::codec::{
+    self, Case, CodecError, DicomSource, Source, capture, mask_png, nifti, overlay, seg,
+};
+use crate::domain::{Fault, Segmentation, Uid, Volume};
 use crate::engine::EngineError;
+use crate::http::{Ask, Description, InferError, Model, Pictures};
 use crate::segmenter::{Outcome, Request, Segmenter, SegmenterError};
 use crate::spool::{Claim, DicomObject, Product};
+use crate::telemetry::{Stage, metrics};
 
 /// Section `[results]`: what is made of a DICOM series.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Results {
     /// Beside the binary segmentation, which is always made.
@@ -27,7 +36,7 @@ impl Results {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Extra {
     /// The votes' agreement as a fractional segmentation.
@@ -40,28 +49,32 @@ pub enum Extra {
 /// on the input's grid, PNG for a flat picture).
 #[derive(Debug)]
 pub struct SegmentWorker {
-    segmenter: Segmenter,
-    request: Request,
-    results: Results,
+    segmenter: Arc<Segmenter>,
+    choice: watch::Receiver<Choice>,
+    /// The last case, until it is drawn.
+    last: Option<(Case, Segmentation)>,
+}
+
+/// What may be changed while the worker runs.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    pub request: Request,
+    pub results: Results,
     /// Revision of the configuration in force, written into every result.
-    configuration: String,
+    pub revision: String,
 }
 
 impl SegmentWorker {
     #[must_use]
-    pub fn new(
-        segmenter: Segmenter,
-        request: Request,
-        results: Results,
-        configuration: String,
-    ) -> Self {
-        Self { segmenter, request, results, configuration }
+    pub fn new(segmenter: Segmenter, choice: watch::Receiver<Choice>) -> Self {
+        Self { segmenter: Arc::new(segmenter), choice, last: None }
     }
 
     fn products(
         &self,
         case: &Case,
         outcome: &Outcome,
+        choice: &Choice,
         revision: u32,
     ) -> Result<Vec<Product>, JobError> {
         let labels = &self.segmenter.bundle().manifest.labels;
@@ -72,18 +85,14 @@ impl SegmentWorker {
             |name, bytes| vec![Product { name, dicom: None, bytes, summary: summary.clone() }];
         Ok(match &case.source {
             Source::Dicom(source) => {
-                let mut products =
-                    vec![self.segmentation(case, source, outcome, seg::Kind::Binary, revision)?];
-                for extra in &self.results.also {
+                let form = |kind| seg::Form { kind, revision };
+                let segmentation =
+                    |kind| self.segmentation(case, source, outcome, choice, form(kind));
+                let mut products = vec![segmentation(seg::Kind::Binary)?];
+                for extra in &choice.results.also {
                     products.push(match extra {
-                        Extra::Fractional => self.segmentation(
-                            case,
-                            source,
-                            outcome,
-                            seg::Kind::Fractional,
-                            revision,
-                        )?,
-                        Extra::Overlay => self.overlay(case, source, outcome, revision)?,
+                        Extra::Fractional => segmentation(seg::Kind::Fractional)?,
+                        Extra::Overlay => self.overlay(case, source, outcome, choice, revision)?,
                     });
                 }
                 products[0].summary = summary;
@@ -108,16 +117,16 @@ impl SegmentWorker {
         case: &Case,
         source: &DicomSource,
         outcome: &Outcome,
-        kind: seg::Kind,
-        revision: u32,
+        choice: &Choice,
+        form: seg::Form,
     ) -> Result<Product, JobError> {
         let seg = seg::encode(
-            seg::Form { kind, revision },
+            form,
             source,
             case.volume.geometry.as_ref(),
             &outcome.segmentation,
             &self.segmenter.bundle().manifest.labels,
-            &self.segmenter.provenance(outcome, self.request.seed, &self.configuration),
+            &self.segmenter.provenance(outcome, choice.request.seed, &choice.revision),
         )
         .map_err(refused)?;
         Ok(dicom_product(uids::SEGMENTATION_STORAGE, seg.sop_instance_uid, seg.bytes))
@@ -128,6 +137,7 @@ impl SegmentWorker {
         case: &Case,
         source: &DicomSource,
         outcome: &Outcome,
+        choice: &Choice,
         revision: u32,
     ) -> Result<Product, JobError> {
         let capture = capture::encode(
@@ -136,7 +146,7 @@ impl SegmentWorker {
             &case.volume,
             &outcome.segmentation,
             &self.segmenter.bundle().manifest.labels,
-            &self.segmenter.provenance(outcome, self.request.seed, &self.configuration),
+            &self.segmenter.provenance(outcome, choice.request.seed, &choice.revision),
         )
         .map_err(refused)?;
         let class = uids::SECONDARY_CAPTURE_IMAGE_STORAGE;
@@ -170,13 +180,81 @@ fn summary(outcome: &Outcome) -> String {
 
 impl Worker for SegmentWorker {
     fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
+        let choice = self.choice.borrow().clone();
+        let started = Instant::now();
         let cases = codec::read_files(&claim.files).map_err(refused)?;
-        let mut products = Vec::new();
-        for case in &cases {
-            let outcome = self.segmenter.segment(&case.volume, &self.request).map_err(failed)?;
-            products.extend(self.products(case, &outcome, claim.revision)?);
+        metrics().stage(Stage::Decode, started.elapsed());
+        let mut products = Vec::with_capacity(cases.len());
+        for case in cases {
+            let outcome = self.segmenter.segment(&case.volume, &choice.request).map_err(failed)?;
+            let stages = outcome.stages;
+            for (stage, time) in [
+                (Stage::Prepare, stages.prepare),
+                (Stage::Condition, stages.condition),
+                (Stage::Denoise, stages.denoise),
+                (Stage::Assemble, stages.assemble),
+            ] {
+                metrics().stage(stage, time);
+            }
+            let started = Instant::now();
+            products.extend(self.products(&case, &outcome, &choice, claim.revision)?);
+            metrics().stage(Stage::Encode, started.elapsed());
+            self.last = Some((case, outcome.segmentation));
         }
         Ok(products)
+    }
+
+    fn pictures(&mut self) -> Option<Drawing> {
+        let (case, segmentation) = self.last.take()?;
+        let segmenter = Arc::clone(&self.segmenter);
+        Some(Box::new(move || {
+            let labels = &segmenter.bundle().manifest.labels;
+            let views = overlay::views(&case.volume, &segmentation, labels);
+            let [image, mask, disagreement] =
+                views.inspect_err(|error| tracing::warn!(%error, "a case cannot be drawn")).ok()?;
+            Some(Pictures { image, mask, disagreement })
+        }))
+    }
+
+    fn model(&self) -> Option<Arc<dyn Model>> {
+        Some(Arc::new(Direct {
+            segmenter: Arc::clone(&self.segmenter),
+            choice: self.choice.clone(),
+        }))
+    }
+}
+
+/// The worker's model for inference requests.
+struct Direct {
+    segmenter: Arc<Segmenter>,
+    choice: watch::Receiver<Choice>,
+}
+
+impl Model for Direct {
+    fn describe(&self) -> Description {
+        let bundle = self.segmenter.bundle();
+        let manifest = &bundle.manifest;
+        let choice = self.choice.borrow();
+        Description {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            digest: bundle.digest.clone(),
+            channels: manifest.input.channels,
+            labels: manifest.labels.iter().map(|label| label.name.clone()).collect(),
+            votes: choice.request.votes.unwrap_or(manifest.votes),
+            revision: choice.revision.clone(),
+        }
+    }
+
+    fn infer(&self, volume: &Volume, ask: Ask) -> Result<Segmentation, InferError> {
+        let mut request = self.choice.borrow().request.clone();
+        request.votes = ask.votes.or(request.votes);
+        request.seed = ask.seed.unwrap_or(request.seed);
+        let outcome = self.segmenter.segment(volume, &request).map_err(|error| match error {
+            SegmenterError::Bundle(_) => InferError::Refused(error.to_string()),
+            _ => InferError::Failed(error.to_string()),
+        })?;
+        Ok(outcome.segmentation)
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{DicomConfig, Outcome};
-use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, status};
+use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, VERIFICATION, status};
 use crate::codec::part10;
 use crate::spool::{Delivery, DicomObject};
 
@@ -86,7 +86,7 @@ impl Link {
             Err(Failure::Answered(outcome)) => outcome,
             Err(Failure::Lost(reason)) => {
                 self.abort(config.timeout).await;
-                Outcome::Later(reason)
+                Outcome::Unreachable(reason)
             }
         }
     }
@@ -130,7 +130,7 @@ impl Open {
         match timeout(config.timeout, connect).await {
             Ok(Ok(association)) => Ok(Self { association, offered, message_id: 0 }),
             Ok(Err(error)) => Err(judge_refusal(&error)),
-            Err(_) => Err(Outcome::Later("no association in time".to_owned())),
+            Err(_) => Err(Outcome::Unreachable("no association in time".to_owned())),
         }
     }
 
@@ -216,7 +216,7 @@ impl Open {
                 if value.value_type != PDataValueType::Command
                     || bytes.len() + value.data.len() > MAX_COMMAND_BYTES
                 {
-                    return Err(Failure::Lost("the answer is not a C-STORE response".into()));
+                    return Err(Failure::Lost("the answer is not a response".into()));
                 }
                 bytes.extend_from_slice(&value.data);
                 if !value.is_last {
@@ -225,6 +225,7 @@ impl Open {
                 match Command::parse(&std::mem::take(&mut bytes)) {
                     Ok(
                         Command::StoreResponse { message_id, status, .. }
+                        | Command::EchoResponse { message_id, status }
                         | Command::Failure { message_id, status, .. },
                     ) if message_id == expected => return Ok(status),
                     Ok(_) => {}
@@ -232,6 +233,48 @@ impl Open {
                 }
             }
         }
+    }
+}
+
+/// Asks a peer whether it is there (C-ECHO, PS3.4 annex A).
+///
+/// # Errors
+/// Why not, in words.
+pub async fn echo(config: &DicomConfig) -> Result<(), String> {
+    let options = ClientAssociationOptions::new()
+        .calling_ae_title(config.calling_ae_title.as_str())
+        .called_ae_title(config.ae_title.as_str())
+        .write_timeout(config.timeout)
+        .read_timeout(config.timeout)
+        .with_presentation_context(VERIFICATION, vec![IMPLICIT_VR_LITTLE_ENDIAN]);
+    let reason = |outcome| match outcome {
+        Outcome::Never(reason) | Outcome::Unreachable(reason) | Outcome::Later(reason) => reason,
+        Outcome::Sent => String::new(),
+    };
+    let ask = async {
+        let association = options
+            .establish_async(config.address.as_str())
+            .await
+            .map_err(|error| judge_refusal(&error))?;
+        let context = association.presentation_contexts().first().map_or(1, |context| context.id);
+        let mut open = Open { association, offered: Vec::new(), message_id: 1 };
+        let request = Command::EchoRequest { message_id: 1 }.encode();
+        let asked = open.send(context, PDataValueType::Command, &request).await;
+        let answered = match asked {
+            Ok(()) => open.answer().await,
+            Err(failure) => Err(failure),
+        };
+        drop(timeout(RELEASE_PATIENCE, open.association.release()).await);
+        answered.map_err(|failure| match failure {
+            Failure::Answered(outcome) => outcome,
+            Failure::Lost(reason) => Outcome::Unreachable(reason),
+        })
+    };
+    match timeout(config.timeout, ask).await {
+        Err(_) => Err("no answer in time".to_owned()),
+        Ok(Ok(status::SUCCESS)) => Ok(()),
+        Ok(Ok(code)) => Err(format!("C-ECHO status {code:04X}")),
+        Ok(Err(outcome)) => Err(reason(outcome)),
     }
 }
 
@@ -247,12 +290,12 @@ fn judge_refusal(error: &Error) -> Outcome {
             // A wrong AE title is put right on either side; the object is as good as before.
             let permanent = association_rj.result == AssociationRJResult::Permanent;
             let how = if permanent { "for good (check the AE titles)" } else { "for now" };
-            Outcome::Later(format!("association rejected {how}: {}", association_rj.source))
+            Outcome::Unreachable(format!("association rejected {how}: {}", association_rj.source))
         }
         Error::Connect { source, .. } | Error::ToAddress { source, .. } => {
-            Outcome::Later(format!("no connection: {source}"))
+            Outcome::Unreachable(format!("no connection: {source}"))
         }
-        error => Outcome::Later(lost(error)),
+        error => Outcome::Unreachable(lost(error)),
     }
 }
 

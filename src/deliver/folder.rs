@@ -15,6 +15,6 @@ pub(super) fn send(config: &FolderConfig, delivery: &Delivery, bytes: &[u8]) -> 
     }
     match write(&config.path) {
         Ok(_) => Outcome::Sent,
-        Err(error) => Outcome::Later(error.to_string()),
+        Err(error) => Outcome::Unreachable(error.to_string()),
     }
 }

@@ -6,7 +6,7 @@
 //! refused for good, or pending for longer than `give_up_after`, steps out of the line and is kept as a dead letter
 //! for a person. One association carries all that is due.
 //!
-//! Called by `daemon`.
+//! Called by `daemon`; `echo` by `cli::doctor`.
 
 pub mod serial;
 
@@ -14,9 +14,15 @@ mod backoff;
 mod config;
 mod dicom;
 mod folder;
+mod http;
+mod stow;
+mod webhook;
 mod worker;
 
-pub use config::{Config, DicomConfig, FolderConfig, Kind, Route, SerialConfig};
+use crate::telemetry::Delivered;
+
+pub use config::{Config, DicomConfig, FolderConfig, HttpConfig, Kind, Route, SerialConfig};
+pub use dicom::echo;
 pub use worker::{Destination, Mode};
 
 /// What came of one attempt. The reasons are logged: no patient data, no UID.
@@ -24,8 +30,22 @@ pub use worker::{Destination, Mode};
 pub enum Outcome {
     /// The destination has it.
     Sent,
-    /// The destination cannot be reached, did not answer, or cannot take the object now.
+    /// The destination is there but cannot take this object now.
     Later(String),
+    /// The destination cannot be reached or did not answer.
+    Unreachable(String),
     /// The destination will never take this object.
     Never(String),
+}
+
+impl Outcome {
+    /// As it is counted.
+    fn kind(&self) -> Delivered {
+        match self {
+            Self::Sent => Delivered::Sent,
+            Self::Later(_) => Delivered::Later,
+            Self::Unreachable(_) => Delivered::Unreachable,
+            Self::Never(_) => Delivered::Never,
+        }
+    }
 }

@@ -50,12 +50,12 @@ pub(super) fn send(config: &SerialConfig, delivery: &Delivery, bytes: &[u8]) -> 
     let mut port =
         match serialport::new(path, config.baud).timeout(Duration::from_millis(20)).open() {
             Ok(port) => port,
-            Err(error) => return Outcome::Later(format!("open the serial port: {error}")),
+            Err(error) => return Outcome::Unreachable(format!("open the serial port: {error}")),
         };
     match push(&mut port, &delivery.name, bytes, Pace::new(config.timeout)) {
         Ok(()) => Outcome::Sent,
         Err(LinkError::Refused) => Outcome::Never(LinkError::Refused.to_string()),
-        Err(error) => Outcome::Later(error.to_string()),
+        Err(error) => Outcome::Unreachable(error.to_string()),
     }
 }
 

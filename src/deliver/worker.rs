@@ -1,14 +1,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 
-use super::{Config, Outcome, Route, backoff, dicom, folder, serial};
+use super::{Config, Outcome, Route, backoff, dicom, folder, serial, stow, webhook};
 use crate::domain::Fault;
 use crate::durable::{self, failpoint};
 use crate::spool::{Delivery, Next, Spool, SpoolError};
+use crate::telemetry::{Stage, audit, metrics};
 
 /// How the deliveries are worked off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub enum Mode {
     Serve,
     /// Try what is pending once more, then end.
     Drain,
+    /// End after the attempt under way.
+    Stop,
 }
 
 /// One destination and its pending deliveries.
@@ -38,19 +42,17 @@ impl Destination {
         Ok(Self { config, route, link: dicom::Link::default(), spool })
     }
 
-    /// Works until the mode is `Drain` and nothing more can be sent. `wake` tells that there are new deliveries.
+    /// Works until the mode is `Stop`, or `Drain` and nothing more can be sent. `wake` tells that there are new deliveries.
     pub async fn run(mut self, wake: Arc<Notify>, mut mode: watch::Receiver<Mode>) {
-        let mut hurried = false;
         loop {
-            let draining = *mode.borrow_and_update() == Mode::Drain;
-            let worked = self.work_off(draining && !hurried).await;
-            hurried = draining;
+            let now = *mode.borrow_and_update();
+            let worked = self.work_off(&mode).await;
             let wait = worked.unwrap_or_else(|error| {
                 tracing::error!(destination = self.config.name, %error, "the spool refuses");
                 Some(SPOOL_PAUSE)
             });
             self.link.release().await;
-            if draining {
+            if now != Mode::Serve {
                 return;
             }
             tokio::select! {
@@ -62,12 +64,15 @@ impl Destination {
     }
 
     /// Sends, in order, what is due. Returns in how long something will be.
-    async fn work_off(&mut self, hurry: bool) -> Result<Option<Duration>, SpoolError> {
-        if hurry {
+    async fn work_off(
+        &mut self,
+        mode: &watch::Receiver<Mode>,
+    ) -> Result<Option<Duration>, SpoolError> {
+        if *mode.borrow() == Mode::Drain {
             let (spool, name) = (self.spool.clone(), self.config.name.clone());
             blocking(move || spool.hurry(&name)).await?;
         }
-        loop {
+        while *mode.borrow() != Mode::Stop {
             let (spool, name) = (self.spool.clone(), self.config.name.clone());
             match blocking(move || spool.next_delivery(&name)).await? {
                 Next::Due(delivery) => self.attempt(&delivery).await?,
@@ -75,6 +80,7 @@ impl Destination {
                 Next::Nothing => return Ok(None),
             }
         }
+        Ok(None)
     }
 
     /// Sends once and records what came of it.
@@ -83,16 +89,33 @@ impl Destination {
         let outcome = self.send(delivery).await;
         let (job, destination) = (&delivery.job, self.config.name.as_str());
         let attempt = delivery.attempts + 1;
-        let send_ms = started.elapsed().as_millis() as u64;
-        let failed = matches!(outcome, Outcome::Later(_));
+        let elapsed = started.elapsed();
+        let send_ms = elapsed.as_millis() as u64;
+        let failed = matches!(outcome, Outcome::Later(_) | Outcome::Unreachable(_));
+        metrics().delivery(destination, outcome.kind(), elapsed, delivery.bytes);
         match &outcome {
-            Outcome::Sent => tracing::info!(%job, destination, attempt, send_ms, "delivered"),
+            Outcome::Sent => {
+                audit::record(
+                    "delivered",
+                    json!({ "job": job.as_str(), "destination": destination, "sha256": delivery.sha256 }),
+                );
+                tracing::info!(%job, destination, attempt, send_ms, "delivered");
+            }
             Outcome::Later(reason) => {
+                tracing::warn!(%job, destination, attempt, reason, "not taken now; will try again");
+            }
+            Outcome::Unreachable(reason) => {
                 tracing::warn!(%job, destination, attempt, reason, "not delivered; will try again");
             }
-            Outcome::Never(reason) => tracing::error!(
-                %job, destination, attempt, reason, "refused for good; kept as a dead letter"
-            ),
+            Outcome::Never(reason) => {
+                audit::record(
+                    "refused",
+                    json!({ "job": job.as_str(), "destination": destination, "reason": reason }),
+                );
+                tracing::error!(
+                    %job, destination, attempt, reason, "refused for good; kept as a dead letter"
+                );
+            }
         }
         let Config { retry_first, retry_max, .. } = self.config;
         let retry = backoff::delay(delivery.attempts, retry_first, retry_max);
@@ -124,12 +147,13 @@ impl Destination {
             let account = match outcome {
                 Outcome::Sent => spool.sent(&delivery)?,
                 Outcome::Never(reason) => spool.bury(&delivery, &reason)?,
-                Outcome::Later(reason) => {
+                Outcome::Later(reason) | Outcome::Unreachable(reason) => {
                     spool.postpone(&delivery, &reason, retry)?;
                     None
                 }
             };
             if let Some(account) = account {
+                metrics().stage(Stage::Deliver, Duration::from_millis(account.deliver_ms));
                 tracing::info!(
                     job = %delivery.job,
                     queue_ms = account.queue_ms,
@@ -159,11 +183,13 @@ impl Destination {
         let (route, delivery) = (self.route.clone(), delivery.clone());
         match &*self.route {
             Route::Dicom(config) => self.link.send(config, &delivery, &bytes).await,
+            Route::Stow(config) => stow::send(config, &delivery, &bytes).await,
+            Route::Webhook(config) => webhook::send(config, &delivery).await,
             Route::Serial(_) | Route::Folder(_) => {
                 let send = move || match &*route {
                     Route::Serial(config) => serial::send(config, &delivery, &bytes),
                     Route::Folder(config) => folder::send(config, &delivery, &bytes),
-                    Route::Dicom(_) => unreachable!("sent above"),
+                    _ => unreachable!("sent above"),
                 };
                 blocking(send).await
             }

@@ -2,17 +2,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::json;
+use tokio::sync::watch;
+
 use super::dicom::{Completion, OnRelease};
 use super::{Hold, Received, Refusal, Sink, identify};
 use crate::domain::Uid;
 use crate::durable::{Incoming, Synced};
 use crate::spool::{Arrival, JobId, Spool, SpoolError, Stored};
+use crate::telemetry::{Way, audit, metrics};
 
 /// Puts objects into the spool and decides when a series is complete; the daemon asks for the idle ones when their
 /// time comes.
 pub struct SpoolSink {
     spool: Arc<Spool>,
-    completion: Completion,
+    completion: watch::Receiver<Completion>,
     /// Jobs that got an object from an association that is still open.
     touched: Mutex<HashMap<u64, HashSet<JobId>>>,
     receiving: Arc<Receiving>,
@@ -47,7 +51,7 @@ impl SpoolSink {
     /// `on_change` is called after every stored object and completed series; it must not block.
     pub fn new(
         spool: Arc<Spool>,
-        completion: Completion,
+        completion: watch::Receiver<Completion>,
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let (touched, receiving) = Default::default();
@@ -63,7 +67,8 @@ impl SpoolSink {
         let receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
         let busy: Vec<Uid> = receiving.keys().cloned().collect();
         drop(receiving);
-        self.spool.complete_idle(self.completion.idle, &busy)
+        let idle = self.completion.borrow().idle;
+        self.spool.complete_idle(idle, &busy)
     }
 
     fn touched(&self) -> std::sync::MutexGuard<'_, HashMap<u64, HashSet<JobId>>> {
@@ -110,13 +115,17 @@ impl Sink for SpoolSink {
         match self.spool.store(&arrival, file)? {
             Stored::Accepted { job, instances } => {
                 tracing::debug!(%job, bytes, instances, "object stored");
-                if self.completion.instances.is_some_and(|expected| instances >= expected)
+                let expected = self.completion.borrow().instances;
+                if expected.is_some_and(|expected| instances >= expected)
                     && let Err(error) = self.complete(&job)
                 {
                     // The object is safe; the idle time will complete the series.
                     tracing::warn!(%job, %error, "series not marked complete");
                 }
-                self.touched().entry(received.association).or_default().insert(job);
+                let id = job.to_string();
+                if self.touched().entry(received.association).or_default().insert(job) {
+                    audit::record("accepted", json!({ "job": id, "from": "dicom" }));
+                }
             }
             Stored::Duplicate => tracing::debug!(bytes, "object was here before"),
             Stored::Quarantined { job } => tracing::error!(
@@ -125,13 +134,14 @@ impl Sink for SpoolSink {
                  job is quarantined until a person decides"
             ),
         }
+        metrics().object(Way::Dicom);
         (self.on_change)();
         Ok(())
     }
 
     fn association_ended(&self, association: u64, released: bool) {
         let jobs = self.touched().remove(&association).unwrap_or_default();
-        if released && self.completion.on_release == OnRelease::Complete {
+        if released && self.completion.borrow().on_release == OnRelease::Complete {
             for job in &jobs {
                 if let Err(error) = self.complete(job) {
                     tracing::warn!(%job, %error, "series not marked complete");

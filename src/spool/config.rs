@@ -1,12 +1,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
 
 /// Section `[spool]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Made if it is not there.
@@ -26,6 +27,7 @@ pub struct Config {
     pub resume_bytes: Option<u64>,
     /// How long finished work is kept after its last delivery.
     #[serde(with = "duration", default = "default_retain_for")]
+    #[schemars(with = "duration::Text")]
     pub retain_for: Duration,
     /// While the spool holds more than this, finished work is removed whatever its age, the oldest first; by default
     /// `resume_bytes`.

@@ -20,6 +20,7 @@ pub struct Delivery {
     pub path: PathBuf,
     /// Of the file, hexadecimal.
     pub sha256: String,
+    pub bytes: u64,
     /// How often it was tried before.
     pub attempts: u32,
 }
@@ -268,6 +269,7 @@ impl Spool {
             dicom,
             path: self.absolute(&row.get::<_, String>("path")?),
             sha256: row.get("sha256")?,
+            bytes: row.get("bytes")?,
             attempts: row.get("attempts")?,
         })
     }

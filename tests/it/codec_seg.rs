@@ -202,7 +202,9 @@ fn the_agreement_of_the_votes_is_found_again_in_a_fractional_segmentation() {
 #[test]
 fn a_secondary_capture_shows_the_labels_and_is_what_the_standard_wants() {
     let folder = tempdir().unwrap();
-    made::series(folder.path(), 4, |_, _| {});
+    made::series(folder.path(), 4, |_, object| {
+        put(object, tags::BODY_PART_EXAMINED, VR::CS, "BRAIN"); // unpaired: no laterality is missed
+    });
     let case = only(folder.path());
     let Source::Dicom(source) = &case.source else { panic!("a DICOM source") };
     let segmentation = segmentation(&case);

@@ -16,6 +16,7 @@ use cdal::spool::{self, DeliveryState, Desk};
 use crate::support::chaos::{Dice, SmallDisk, Station, misfortune, send_until_taken};
 use crate::support::daemon::settings;
 use crate::support::dicom::{dataset, files, series};
+use crate::support::http::{get, post_files};
 use crate::support::process::{Process, dcmtk, dcmtk_storescp, free_port, store};
 use crate::support::wait_for;
 use crate::support::worker::{Echo, Stand};
@@ -423,4 +424,43 @@ fn killed_after_the_acknowledgement_everything_is_delivered_after_a_restart() {
 fn running(spool: &Path) {
     let desk = Desk::open(spool::Config::new(spool)).unwrap();
     wait_for("a running job", || (desk.count().unwrap().running == 1).then_some(()));
+}
+
+#[test]
+fn killed_right_after_202_every_case_has_its_result_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = folder.path().join("spool");
+    let http = |daemon: &Process| -> std::net::SocketAddr {
+        daemon.json()["http"].as_str().unwrap().parse().unwrap()
+    };
+    let start = |compute: u64| {
+        let order = Order {
+            spool: spool.clone(),
+            port: 0,
+            destinations: vec![Config::dicom("down", &format!("127.0.0.1:{}", free_port()), "X")],
+            compute_ms: Some(compute),
+            retain_bytes: None,
+        };
+        start(&order, None)
+    };
+    let mut daemon = start(200);
+    let to = http(&daemon);
+    let accepted: Vec<String> = (0..3)
+        .map(|number| {
+            let files = series(folder.path(), &format!("case-{number}"), 2);
+            let answer = post_files(to, "related", &files);
+            assert_eq!(answer.status, 202, "{}", answer.text());
+            answer.json()["jobs"][0]["href"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    daemon.signal("-KILL");
+    daemon.wait();
+    let mut daemon = start(0);
+    let to = http(&daemon);
+    for job in accepted {
+        wait_for("the job to be done", || (get(to, &job).json()["state"] == "done").then_some(()));
+        assert_eq!(get(to, &format!("{job}/mask")).status, 200);
+    }
+    daemon.signal("-KILL");
+    daemon.wait();
 }

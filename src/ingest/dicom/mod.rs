@@ -14,3 +14,4 @@ pub use config::{CalledAeTitle, Completion, Config, OnRelease};
 pub use network::Network;
 pub use serve::serve;
 pub use syntaxes::Storage;
+pub(super) use syntaxes::{DECODABLE, IMAGES};

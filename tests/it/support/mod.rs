@@ -3,6 +3,7 @@
 pub mod chaos;
 pub mod daemon;
 pub mod dicom;
+pub mod http;
 pub mod process;
 pub mod worker;
 
