@@ -20,5 +20,6 @@ pub mod sampler;
 pub mod segmenter;
 pub mod spool;
 pub mod telemetry;
+pub mod tls;
 pub mod train;
 pub mod truth;

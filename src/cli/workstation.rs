@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ExitStatus;
 use super::signals::Signals;
-use crate::ingest::dicom::{CalledAeTitle, Config, Storage};
+use crate::ingest::dicom::{CalledAeTitle, Config, Scp, Storage};
 use crate::ingest::{self, FolderSink};
 
 /// Longest wait for an object under way after the signal to stop. Its sender will send it again.
@@ -89,7 +89,8 @@ async fn receive(args: Args) -> anyhow::Result<()> {
                 storage: Storage::Any,
                 ..Config::default()
             };
-            let serve = ingest::dicom::serve(listener, config, sink, stop.clone());
+            let serve =
+                ingest::dicom::serve(listener, Scp { config, tls: None }, sink, stop.clone());
             let overdue = async {
                 stop.cancelled().await;
                 tokio::time::sleep(DRAIN_DEADLINE).await;

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
 use crate::spool::SpoolError;
+use crate::tls::TlsError;
 use crate::{deliver, http, ingest, spool};
 
 pub use crate::spool::{Claim, Product};
@@ -121,6 +122,8 @@ pub enum DaemonError {
     Spool(#[from] SpoolError),
     #[error("listen on {address}: {source}; choose a free address for ingest.dicom.listen")]
     Listen { address: String, source: std::io::Error },
+    #[error("ingest.dicom.tls: {0}")]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Http(#[from] http::HttpError),
     #[error("destination {name}: {faults}")]

@@ -15,7 +15,7 @@ use super::keep::look_after;
 use super::{DaemonError, Settings, Worker};
 use crate::deliver;
 use crate::http::{self, Gallery, Server, Vitals};
-use crate::ingest::dicom::Completion;
+use crate::ingest::dicom::{Completion, Scp};
 use crate::ingest::{self, Intake, SpoolSink};
 use crate::spool::{Recovery, Spool, SpoolError};
 use crate::telemetry::Way;
@@ -87,6 +87,7 @@ impl Daemon {
 
         let address = ingest.dicom.listen.clone();
         let listen = |source| DaemonError::Listen { address: address.clone(), source };
+        let scp = Scp::new(ingest.dicom.clone())?;
         let listener = TcpListener::bind(&address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
 
@@ -134,8 +135,7 @@ impl Daemon {
         let sink = SpoolSink::new(spool.clone(), rule.subscribe(), move || ring.ring());
         let sink = Arc::new(sink);
         let completion = tokio::spawn(watch_idle(sink.clone(), rule.subscribe(), bell));
-        let listener =
-            tokio::spawn(ingest::dicom::serve(listener, ingest.dicom, sink, intake.clone()));
+        let listener = tokio::spawn(ingest::dicom::serve(listener, scp, sink, intake.clone()));
         let http_shown = http_address.map(|address| address.to_string());
         tracing::info!(dicom = %local, http = http_shown, "ready");
         Ok(Self {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
 use crate::durable::is_file_name;
+use crate::tls;
 
 /// One `[[destination]]`, as it is written. `route` tells what it means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +24,9 @@ pub struct Config {
     /// `dicom`: AE title this program calls itself; default `CDAL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calling_ae_title: Option<String>,
+    /// `dicom`: with it, TLS is spoken (PS3.15 annex B).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<tls::Client>,
     /// `stow`: where studies are stored, such as `https://archive/dicom-web/studies`; `webhook`: where results are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -94,6 +98,7 @@ pub struct DicomConfig {
     pub address: String,
     pub ae_title: String,
     pub calling_ae_title: String,
+    pub tls: Option<tls::Client>,
     pub timeout: Duration,
 }
 
@@ -186,6 +191,7 @@ impl Config {
             address: None,
             ae_title: None,
             calling_ae_title: None,
+            tls: None,
             url: None,
             token: None,
             ca: None,
@@ -219,6 +225,7 @@ impl Config {
                 address: self.address.clone().unwrap_or_default(),
                 ae_title: self.ae_title.clone().unwrap_or_default(),
                 calling_ae_title: self.calling_ae_title.clone().unwrap_or_else(|| "CDAL".into()),
+                tls: self.tls.clone(),
                 timeout: self.timeout,
             }),
             Kind::Serial => Route::Serial(SerialConfig {
@@ -255,6 +262,7 @@ impl Config {
             ("address", self.address.is_some(), needs(&[Kind::Dicom]), needs(&[Kind::Dicom])),
             ("ae_title", self.ae_title.is_some(), needs(&[Kind::Dicom]), needs(&[Kind::Dicom])),
             ("calling_ae_title", self.calling_ae_title.is_some(), false, needs(&[Kind::Dicom])),
+            ("tls", self.tls.is_some(), false, needs(&[Kind::Dicom])),
             (
                 "path",
                 self.path.is_some(),
@@ -302,6 +310,8 @@ impl Config {
                 faults.push(Fault::new(key, "is not an AE title: 1 to 16 ASCII characters"));
             }
         }
+        let below = |fault: Fault| Fault { key: format!("tls.{}", fault.key), ..fault };
+        faults.extend(self.tls.iter().flat_map(tls::Client::faults).map(below));
         for (key, time) in [
             ("timeout", self.timeout),
             ("retry_first", self.retry_first),

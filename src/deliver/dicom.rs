@@ -6,7 +6,9 @@ use dicom_dictionary_std::uids;
 use dicom_object::FileDicomObject;
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
 use dicom_ul::association::Error;
-use dicom_ul::association::client::{AsyncClientAssociation, ClientAssociationOptions};
+use dicom_ul::association::client::{
+    AsyncClientAssociation, AsyncTlsStream, ClientAssociationOptions,
+};
 use dicom_ul::pdu::{
     AssociationRJResult, PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu,
     PresentationContextNegotiated,
@@ -18,6 +20,7 @@ use super::{DicomConfig, Outcome};
 use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, VERIFICATION, status};
 use crate::codec::part10;
 use crate::spool::{Delivery, DicomObject};
+use crate::tls;
 
 const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
 const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
@@ -28,7 +31,83 @@ const MAX_FRAGMENT_BYTES: usize = 128 << 10;
 /// Offered in every association beside the class of the first object: what this program makes.
 const CLASSES: [&str; 2] = [uids::SEGMENTATION_STORAGE, uids::SECONDARY_CAPTURE_IMAGE_STORAGE];
 
-type Association = AsyncClientAssociation<TcpStream>;
+enum Association {
+    Plain(AsyncClientAssociation<TcpStream>),
+    Tls(Box<AsyncClientAssociation<AsyncTlsStream>>),
+}
+
+/// The same call on either kind.
+macro_rules! either {
+    ($association:expr, $inner:ident => $call:expr) => {
+        match $association {
+            Association::Plain($inner) => $call,
+            Association::Tls($inner) => $call,
+        }
+    };
+}
+
+impl Association {
+    /// Associates with the options' contexts.
+    async fn establish(
+        options: ClientAssociationOptions<'_>,
+        config: &DicomConfig,
+    ) -> Result<Self, Outcome> {
+        let address = config.address.as_str();
+        let established = match &config.tls {
+            None => {
+                let establish = options.establish_async(address);
+                timeout(config.timeout, establish).await.map(|plain| plain.map(Self::Plain))
+            }
+            Some(trust) => {
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+                let name = trust.server_name.as_deref().unwrap_or(host.trim_matches(['[', ']']));
+                // Read for every association: certificates are renewed while a daemon runs.
+                let tls = tls::client(trust)
+                    .map_err(|error| Outcome::Unreachable(format!("no TLS: {error}")))?;
+                let establish =
+                    options.tls_config(tls).server_name(name).establish_tls_async(address);
+                timeout(config.timeout, establish)
+                    .await
+                    .map(|tls| tls.map(|link| Self::Tls(Box::new(link))))
+            }
+        };
+        match established {
+            Ok(Ok(association)) => Ok(association),
+            Ok(Err(error)) => Err(judge_refusal(&error)),
+            Err(_) => Err(Outcome::Unreachable("no association in time".to_owned())),
+        }
+    }
+
+    fn contexts(&self) -> &[PresentationContextNegotiated] {
+        either!(self, association => association.presentation_contexts())
+    }
+
+    /// Largest fragment of a message that the peer takes.
+    fn room(&self) -> usize {
+        let pdu = either!(self, association => association.acceptor_max_pdu_length());
+        (pdu - PDV_HEADER_SIZE) as usize
+    }
+
+    async fn send(&mut self, pdu: &Pdu) -> Result<(), Failure> {
+        either!(self, association => association.send(pdu).await)
+            .map_err(|error| Failure::Lost(lost(&error)))
+    }
+
+    async fn receive(&mut self) -> Result<Pdu, Failure> {
+        either!(self, association => association.receive().await)
+            .map_err(|error| Failure::Lost(lost(&error)))
+    }
+
+    async fn release(self) {
+        let release = async { either!(self, association => association.release().await) };
+        let _ = timeout(RELEASE_PATIENCE, release).await;
+    }
+
+    async fn abort(self, patience: Duration) {
+        let abort = async { either!(self, association => association.abort().await) };
+        let _ = timeout(patience, abort).await;
+    }
+}
 
 /// The way to one destination: an association that stays open from object to object until it is released.
 #[derive(Default)]
@@ -94,13 +173,13 @@ impl Link {
     /// Everything is answered; how the association ends changes nothing.
     pub(super) async fn release(&mut self) {
         if let Some(open) = self.open.take() {
-            let _ = timeout(RELEASE_PATIENCE, open.association.release()).await;
+            open.association.release().await;
         }
     }
 
     async fn abort(&mut self, patience: Duration) {
         if let Some(open) = self.open.take() {
-            let _ = timeout(patience, open.association.abort()).await;
+            open.association.abort(patience).await;
         }
     }
 }
@@ -126,12 +205,8 @@ impl Open {
                 options = options.with_presentation_context(class.as_str(), vec![*syntax]);
             }
         }
-        let connect = options.establish_async(config.address.as_str());
-        match timeout(config.timeout, connect).await {
-            Ok(Ok(association)) => Ok(Self { association, offered, message_id: 0 }),
-            Ok(Err(error)) => Err(judge_refusal(&error)),
-            Err(_) => Err(Outcome::Unreachable("no association in time".to_owned())),
-        }
+        let association = Association::establish(options, config).await?;
+        Ok(Self { association, offered, message_id: 0 })
     }
 
     /// Sends the object and returns the status of the answer.
@@ -149,7 +224,7 @@ impl Open {
         };
         let contexts: Vec<_> = self
             .association
-            .presentation_contexts()
+            .contexts()
             .iter()
             .filter(|context| {
                 context.abstract_syntax.trim_end_matches('\0') == object.sop_class_uid.as_str()
@@ -189,8 +264,8 @@ impl Open {
         value_type: PDataValueType,
         bytes: &[u8],
     ) -> Result<(), Failure> {
-        let room = (self.association.acceptor_max_pdu_length() - PDV_HEADER_SIZE) as usize;
-        let mut fragments = bytes.chunks(room.min(MAX_FRAGMENT_BYTES) & !1).peekable();
+        let room = self.association.room().min(MAX_FRAGMENT_BYTES) & !1;
+        let mut fragments = bytes.chunks(room).peekable();
         while let Some(fragment) = fragments.next() {
             let data = vec![PDataValue {
                 presentation_context_id: context,
@@ -198,8 +273,7 @@ impl Open {
                 is_last: fragments.peek().is_none(),
                 data: fragment.to_vec(),
             }];
-            let sent = self.association.send(&Pdu::PData { data }).await;
-            sent.map_err(|error| Failure::Lost(lost(&error)))?;
+            self.association.send(&Pdu::PData { data }).await?;
         }
         Ok(())
     }
@@ -208,8 +282,7 @@ impl Open {
         let expected = self.message_id;
         let mut bytes = Vec::new();
         loop {
-            let pdu = self.association.receive().await;
-            let Pdu::PData { data } = pdu.map_err(|error| Failure::Lost(lost(&error)))? else {
+            let Pdu::PData { data } = self.association.receive().await? else {
                 return Err(Failure::Lost("the destination broke the association off".into()));
             };
             for value in data {
@@ -252,11 +325,8 @@ pub async fn echo(config: &DicomConfig) -> Result<(), String> {
         Outcome::Sent => String::new(),
     };
     let ask = async {
-        let association = options
-            .establish_async(config.address.as_str())
-            .await
-            .map_err(|error| judge_refusal(&error))?;
-        let context = association.presentation_contexts().first().map_or(1, |context| context.id);
+        let association = Association::establish(options, config).await?;
+        let context = association.contexts().first().map_or(1, |context| context.id);
         let mut open = Open { association, offered: Vec::new(), message_id: 1 };
         let request = Command::EchoRequest { message_id: 1 }.encode();
         let asked = open.send(context, PDataValueType::Command, &request).await;
@@ -264,7 +334,7 @@ pub async fn echo(config: &DicomConfig) -> Result<(), String> {
             Ok(()) => open.answer().await,
             Err(failure) => Err(failure),
         };
-        drop(timeout(RELEASE_PATIENCE, open.association.release()).await);
+        open.association.release().await;
         answered.map_err(|failure| match failure {
             Failure::Answered(outcome) => outcome,
             Failure::Lost(reason) => Outcome::Unreachable(reason),

@@ -1,8 +1,5 @@
 //! One request to an HTTP server, on a connection of its own.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -12,12 +9,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::{HttpConfig, Outcome};
 use crate::domain::credential;
+use crate::tls;
 
 /// Roots that the system trusts, where Debian and its kin keep them.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -75,7 +71,9 @@ async fn attempt(config: &HttpConfig, message: Message) -> Result<(StatusCode, B
     if !is_tls {
         return exchange(stream, request).await;
     }
-    let connector = connector(config.ca.as_deref().unwrap_or(Path::new(SYSTEM_ROOTS)))?;
+    let ca = config.ca.clone().unwrap_or_else(|| SYSTEM_ROOTS.into());
+    let trust = tls::Client { ca, certificate: None, key: None, server_name: None };
+    let connector = TlsConnector::from(tls::client(&trust).map_err(|error| error.to_string())?);
     let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
     let stream = connector
         .connect(name, stream)
@@ -100,22 +98,6 @@ async fn exchange(
     .await;
     connection.abort();
     answer
-}
-
-fn connector(roots: &Path) -> Result<TlsConnector, String> {
-    let wrong =
-        |error: &dyn std::fmt::Display| format!("trusted roots {}: {error}", roots.display());
-    let mut store = RootCertStore::empty();
-    let list: Vec<_> = CertificateDer::pem_file_iter(credential::locate(roots))
-        .and_then(Iterator::collect)
-        .map_err(|error| wrong(&error))?;
-    store.add_parsable_certificates(list);
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(&error))?
-        .with_root_certificates(store)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// What a status without a more telling body means: the object is at fault, or the destination.

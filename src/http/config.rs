@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
+use crate::tls;
 
 /// Section `[http]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +20,7 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
+    pub tls: Option<tls::Server>,
     pub max_connections: usize,
     /// Of one request, all its files together.
     pub max_body_bytes: u64,
@@ -35,19 +36,6 @@ pub struct Config {
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub body_timeout: Duration,
-}
-
-/// Section `[http.tls]`. The files are PEM; relative paths as with `tokens`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// The server's certificate, followed by the ones between it and the root.
-    pub certificate: PathBuf,
-    /// Credentials file with the certificate's private key.
-    pub key: PathBuf,
-    /// Roots of client certificates; with it, every client must show one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clients: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -120,11 +108,11 @@ mod tests {
         assert!(refused(&reachable));
         let tokens = Config { tokens: Some("t".into()), ..reachable.clone() };
         assert!(refused(&tokens), "a token in clear text can be read on the way");
-        let tls = Tls { certificate: "c".into(), key: "k".into(), clients: None };
+        let tls = tls::Server { certificate: "c".into(), key: "k".into(), clients: None };
         let anonymous = Config { tls: Some(tls.clone()), ..reachable.clone() };
         assert!(refused(&anonymous));
         assert!(!refused(&Config { tls: Some(tls.clone()), ..tokens }));
-        let mutual = Tls { clients: Some("ca".into()), ..tls };
+        let mutual = tls::Server { clients: Some("ca".into()), ..tls };
         assert!(!refused(&Config { tls: Some(mutual), ..reachable }));
         let local = Config { listen: Some("[::1]:0".into()), ..Config::default() };
         assert!(!refused(&local));

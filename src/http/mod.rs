@@ -20,14 +20,13 @@ mod problem;
 mod routes;
 mod serve;
 mod status;
-mod tls;
 mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use config::{Config, Tls};
+pub use config::Config;
 pub use gallery::{Gallery, Pictures};
 pub use model::{Ask, Description, InferError, Model};
 pub use serve::Server;
@@ -35,6 +34,7 @@ pub use tokens::Tokens;
 
 use crate::ingest::Intake;
 use crate::spool::Spool;
+use crate::tls::TlsError;
 
 /// The description of every route, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -65,6 +65,8 @@ pub struct Vitals {
 pub enum HttpError {
     #[error("listen on {address}: {source}; choose a free address for http.listen")]
     Listen { address: String, source: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{}: {problem}", path.display())]
     Credential { path: PathBuf, problem: String },
 }

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::routes::{self, Shop};
-use super::{Config, Context, HttpError, Tokens, tls};
+use super::{Config, Context, HttpError, Tokens};
+use crate::tls;
 
 /// HTTP, bound to its address.
 pub struct Server {
@@ -33,7 +34,7 @@ impl Server {
     pub async fn bind(config: Config, context: Context) -> Result<Option<Self>, HttpError> {
         let Some(address) = config.listen.clone() else { return Ok(None) };
         let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
-        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        let tls = config.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
         let listen = |source| HttpError::Listen { address: address.clone(), source };
         let listener = TcpListener::bind(&address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;

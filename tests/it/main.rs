@@ -25,6 +25,7 @@ mod stopping;
 mod support;
 mod surroundings;
 mod synthetic;
+mod tls;
 mod train;
 mod train_data;
 mod web_destinations;

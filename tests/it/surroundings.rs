@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use cdal::http::Tls;
 use cdal::ingest::folder;
+use cdal::tls;
 use serde_json::Value;
 
 use crate::project::{cdal, root, said};
 use crate::scripts::run_python;
+use crate::support::certificates::certificates;
 use crate::support::daemon::{Running, settings};
 use crate::support::dicom::series;
 use crate::support::http::get;
@@ -141,28 +142,9 @@ fn what_is_put_into_the_watched_folder_is_a_case_and_leaves_it() {
 fn with_tls_clients_need_the_right_root_and_where_asked_a_certificate_of_their_own() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let openssl = |arguments: &str| {
-        let output = Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(folder.path())
-            .output()
-            .expect("openssl is there");
-        assert!(output.status.success(), "{}", said(&output));
-    };
-    let extensions = "[req]\ndistinguished_name = dn\n[dn]\n[root]\nbasicConstraints = critical,CA:TRUE\n[leaf]\n\
-                      basicConstraints = critical,CA:FALSE\nsubjectAltName = DNS:localhost\n";
-    fs::write(path("openssl.cnf"), extensions).unwrap();
-    let certificate = |name: &str, kind: &str, issuer: &str| {
-        openssl(&format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name} \
-             -config openssl.cnf -extensions {kind} -keyout {name}.key -out {name}.pem{issuer}"
-        ));
-    };
-    certificate("server", "leaf", "");
-    certificate("ca", "root", "");
-    certificate("client", "leaf", " -CA ca.pem -CAkey ca.key");
+    certificates(folder.path());
     let mut settings = settings(&path("spool"), vec![]);
-    settings.http.tls = Some(Tls {
+    settings.http.tls = Some(tls::Server {
         certificate: path("server.pem"),
         key: path("server.key"),
         clients: Some(path("ca.pem")),

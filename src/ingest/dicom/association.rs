@@ -4,7 +4,7 @@ use std::time::Duration;
 use dicom_ul::association::Error;
 use dicom_ul::association::server::AsyncServerAssociation;
 use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, PresentationContextResultReason};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
@@ -22,8 +22,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 const RELEASE_GRACE: Duration = Duration::from_millis(500);
 
 /// One association, from its acceptance to its end.
-pub(super) struct Session<'a> {
-    association: AsyncServerAssociation<TcpStream>,
+pub(super) struct Session<'a, S> {
+    association: AsyncServerAssociation<S>,
     config: &'a Config,
     sink: Arc<dyn Sink>,
     number: u64,
@@ -70,9 +70,9 @@ enum End {
     Abort(&'static str),
 }
 
-impl<'a> Session<'a> {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
     pub(super) fn new(
-        association: AsyncServerAssociation<TcpStream>,
+        association: AsyncServerAssociation<S>,
         config: &'a Config,
         sink: Arc<dyn Sink>,
         number: u64,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Network, Storage};
 use crate::domain::{Fault, duration};
+use crate::tls;
 
 /// Section `[ingest.dicom]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +21,9 @@ pub struct Config {
     #[schemars(with = "Vec<String>")]
     pub allow_addresses: Vec<Network>,
     pub storage: Storage,
+    /// With it, nothing but TLS is spoken (PS3.15 annex B).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<tls::Server>,
     pub max_associations: usize,
     pub max_pdu_bytes: u32,
     pub max_object_bytes: u64,
@@ -79,6 +83,7 @@ impl Default for Config {
             allow: Vec::new(),
             allow_addresses: Vec::new(),
             storage: Storage::Images,
+            tls: None,
             max_associations: 16,
             max_pdu_bytes: 128 << 10,
             max_object_bytes: 1 << 30,

@@ -12,6 +12,6 @@ mod syntaxes;
 
 pub use config::{CalledAeTitle, Completion, Config, OnRelease};
 pub use network::Network;
-pub use serve::serve;
+pub use serve::{Scp, serve};
 pub use syntaxes::Storage;
 pub(super) use syntaxes::{DECODABLE, IMAGES};

@@ -3,16 +3,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dicom_ul::association::Error;
 use dicom_ul::association::read_pdu_from_wire_async;
-use dicom_ul::association::server::{AccessControl, DefaultNegotiation, ServerAssociationOptions};
+use dicom_ul::association::server::{
+    AccessControl, AsyncServerAssociation, DefaultNegotiation, ServerAssociationOptions,
+};
 use dicom_ul::pdu::{
     AssociationRJ, AssociationRJResult,
     AssociationRJServiceProviderPresentationReason as ProviderReason,
     AssociationRJServiceUserReason, AssociationRJSource, Pdu, UserIdentity, write_pdu,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +26,7 @@ use super::syntaxes::{DECODABLE, IMAGES};
 use super::{CalledAeTitle, Config, Storage};
 use crate::codec::dimse::VERIFICATION;
 use crate::ingest::Sink;
+use crate::tls::{self, TlsError};
 
 /// Rejections under way at once; past this a connection is closed without a word.
 const MAX_REJECTIONS: usize = 32;
@@ -28,14 +34,30 @@ const MAX_REJECTIONS: usize = 32;
 /// Numbers associations across all listeners of the process.
 static ASSOCIATIONS: AtomicU64 = AtomicU64::new(1);
 
+/// What connections are accepted with: `tls` as `config.tls` says, read by the caller.
+pub struct Scp {
+    pub config: Config,
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+impl Scp {
+    /// # Errors
+    /// If the files of `config.tls` are not what they should be.
+    pub fn new(config: Config) -> Result<Self, TlsError> {
+        let tls = config.tls.as_ref().map(tls::server).transpose()?;
+        Ok(Self { config, tls })
+    }
+}
+
 /// Accepts associations until `shutdown`, then waits for the messages under way. The caller bounds that wait.
 pub async fn serve(
     listener: TcpListener,
-    config: Config,
+    scp: Scp,
     sink: Arc<dyn Sink>,
     shutdown: CancellationToken,
 ) {
-    let config = Arc::new(config);
+    let scp = Arc::new(scp);
+    let config = &scp.config;
     let places = Arc::new(Semaphore::new(config.max_associations));
     let rejections = Arc::new(Semaphore::new(MAX_REJECTIONS));
     let tasks = TaskTracker::new();
@@ -57,16 +79,16 @@ pub async fn serve(
             continue;
         }
         let _ = stream.set_nodelay(true);
-        let (config, sink, shutdown) = (config.clone(), sink.clone(), shutdown.clone());
+        let (scp, sink, shutdown) = (scp.clone(), sink.clone(), shutdown.clone());
         if let Ok(place) = places.clone().try_acquire_owned() {
             tasks.spawn(async move {
-                handle(stream, &config, sink, shutdown).await;
+                scp.handle(stream, sink, shutdown).await;
                 drop(place);
             });
         } else if let Ok(place) = rejections.clone().try_acquire_owned() {
             tasks.spawn(async move {
-                tracing::warn!(max = config.max_associations, "association rejected: too many");
-                reject(stream, &config, ProviderReason::LocalLimitExceeded).await;
+                tracing::warn!(max = scp.config.max_associations, "association rejected: too many");
+                scp.reject(stream, ProviderReason::LocalLimitExceeded).await;
                 drop(place);
             });
         }
@@ -76,31 +98,53 @@ pub async fn serve(
     tasks.wait().await;
 }
 
-async fn handle(
-    stream: TcpStream,
-    config: &Config,
-    sink: Arc<dyn Sink>,
-    shutdown: CancellationToken,
-) {
-    let asked = sink.clone();
-    if !matches!(tokio::task::spawn_blocking(move || asked.admits()).await, Ok(true)) {
-        return reject(stream, config, ProviderReason::TemporaryCongestion).await;
+impl Scp {
+    async fn handle(&self, stream: TcpStream, sink: Arc<dyn Sink>, shutdown: CancellationToken) {
+        let asked = sink.clone();
+        if !matches!(tokio::task::spawn_blocking(move || asked.admits()).await, Ok(true)) {
+            return self.reject(stream, ProviderReason::TemporaryCongestion).await;
+        }
+        let options = options(&self.config);
+        if let Some(tls) = &self.tls {
+            let options = options.tls_config(tls.clone());
+            self.session(options.establish_tls_async(stream), sink, shutdown).await;
+        } else {
+            self.session(options.establish_async(stream), sink, shutdown).await;
+        }
     }
-    let options = options(config);
-    let established = tokio::time::timeout(config.artim_timeout, options.establish_async(stream));
-    let association = match established.await {
-        Ok(Ok(association)) => association,
-        Ok(Err(error)) => {
-            tracing::warn!(reason = super::association::describe(&error), "no association");
-            return;
+
+    async fn session<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &self,
+        establish: impl Future<Output = Result<AsyncServerAssociation<S>, Error>>,
+        sink: Arc<dyn Sink>,
+        shutdown: CancellationToken,
+    ) {
+        match tokio::time::timeout(self.config.artim_timeout, establish).await {
+            Ok(Ok(association)) => {
+                let number = ASSOCIATIONS.fetch_add(1, Ordering::Relaxed);
+                Session::new(association, &self.config, sink, number).run(shutdown).await;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(reason = super::association::describe(&error), "no association");
+            }
+            Err(_) => tracing::warn!("no association: the peer sent no request in time"),
         }
-        Err(_) => {
-            tracing::warn!("no association: the peer sent no request in time");
-            return;
-        }
-    };
-    let number = ASSOCIATIONS.fetch_add(1, Ordering::Relaxed);
-    Session::new(association, config, sink, number).run(shutdown).await;
+    }
+
+    /// Reads the request and rejects it as transient: the peer may try again later.
+    async fn reject(&self, stream: TcpStream, reason: ProviderReason) {
+        let answer = async {
+            match &self.tls {
+                None => reject(stream, self.config.max_pdu_bytes, reason).await,
+                Some(tls) => {
+                    if let Ok(stream) = TlsAcceptor::from(tls.clone()).accept(stream).await {
+                        reject(stream, self.config.max_pdu_bytes, reason).await;
+                    }
+                }
+            }
+        };
+        let _ = tokio::time::timeout(self.config.artim_timeout, answer).await;
+    }
 }
 
 fn options(config: &Config) -> ServerAssociationOptions<'_, Access<'_>, DefaultNegotiation> {
@@ -147,24 +191,23 @@ impl AccessControl for Access<'_> {
     }
 }
 
-/// Reads the request and rejects it as transient: the peer may try again later.
-async fn reject(mut stream: TcpStream, config: &Config, reason: ProviderReason) {
-    let answer = async {
-        let mut buffer = bytes::BytesMut::new();
-        let request =
-            read_pdu_from_wire_async(&mut stream, &mut buffer, config.max_pdu_bytes, true).await;
-        if !matches!(request, Ok(Pdu::AssociationRQ(_))) {
-            return;
-        }
-        let rejection = Pdu::AssociationRJ(AssociationRJ {
-            result: AssociationRJResult::Transient,
-            source: AssociationRJSource::ServiceProviderPresentation(reason),
-        });
-        let mut bytes = Vec::new();
-        if write_pdu(&mut bytes, &rejection).is_ok() && stream.write_all(&bytes).await.is_ok() {
-            let _ = stream.shutdown().await;
-            let _ = stream.read(&mut [0; 64]).await; // let the peer close first, so that it reads the answer
-        }
-    };
-    let _ = tokio::time::timeout(config.artim_timeout, answer).await;
+async fn reject(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    max_pdu_bytes: u32,
+    reason: ProviderReason,
+) {
+    let mut buffer = bytes::BytesMut::new();
+    let request = read_pdu_from_wire_async(&mut stream, &mut buffer, max_pdu_bytes, true).await;
+    if !matches!(request, Ok(Pdu::AssociationRQ(_))) {
+        return;
+    }
+    let rejection = Pdu::AssociationRJ(AssociationRJ {
+        result: AssociationRJResult::Transient,
+        source: AssociationRJSource::ServiceProviderPresentation(reason),
+    });
+    let mut bytes = Vec::new();
+    if write_pdu(&mut bytes, &rejection).is_ok() && stream.write_all(&bytes).await.is_ok() {
+        let _ = stream.shutdown().await;
+        let _ = stream.read(&mut [0; 64]).await; // let the peer close first, so that it reads the answer
+    }
 }

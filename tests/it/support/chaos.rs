@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cdal::codec::part10;
 use cdal::durable::{DurableError, Incoming, Synced};
-use cdal::ingest::dicom::{CalledAeTitle, Config, Storage, serve};
+use cdal::ingest::dicom::{CalledAeTitle, Config, Scp, Storage, serve};
 use cdal::ingest::{Received, Refusal, Sink};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,8 @@ impl Station {
             storage: Storage::Any,
             ..Config::default()
         };
-        runtime.spawn(serve(listener, config, shelf.clone(), CancellationToken::new()));
+        let scp = Scp { config, tls: None };
+        runtime.spawn(serve(listener, scp, shelf.clone(), CancellationToken::new()));
         Self { address, shelf, _runtime: runtime }
     }
 

@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub mod certificates;
 pub mod chaos;
 pub mod daemon;
 pub mod dicom;
