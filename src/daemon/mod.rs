@@ -24,7 +24,7 @@ use crate::spool::SpoolError;
 use crate::{deliver, http, ingest, spool};
 
 pub use crate::spool::Product;
-pub use job::{Drawing, JobError, Worker};
+pub use job::{JobError, Worker};
 pub use run::{Daemon, Drained, Health, Phase};
 pub use segment::{Choice, SegmentWorker};
 pub use service::ServiceManager;

@@ -6,11 +6,11 @@ use dicom_dictionary_std::uids;
 use ndarray::Axis;
 use tokio::sync::watch;
 
-use super::{Drawing, JobError, Worker};
+use super::{JobError, Worker};
 use crate::codec::{self, Case, CodecError, Source, mask_png, nifti, overlay, seg};
 use crate::domain::{Segmentation, Uid, Volume};
 use crate::engine::EngineError;
-use crate::http::{Ask, Description, InferError, Model, Pictures};
+use crate::http::{Ask, Description, Drawing, InferError, Model, Pictures};
 use crate::segmenter::{Outcome, Request, Segmenter, SegmenterError};
 use crate::spool::{DicomObject, Product};
 use crate::telemetry::{Stage, metrics};

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::{Config, Tls};
-pub use gallery::{Gallery, Pictures};
+pub use gallery::{Drawing, Gallery, Pictures};
 pub use model::{Ask, Description, InferError, Model};
 pub use serve::Server;
 pub use tokens::Tokens;
