@@ -90,14 +90,17 @@ mod tests {
         };
         let gallery = Arc::new(Gallery::default());
         let (go, wait) = channel::<()>();
+        let (begin, begun) = channel();
         let (told, done) = channel();
         gallery.draw(
             job(1),
             Box::new(move || {
+                begin.send(()).unwrap();
                 let _ = wait.recv();
                 panic!("a drawing that fails");
             }),
         );
+        begun.recv_timeout(Duration::from_secs(20)).unwrap();
         for n in 2..5 {
             let told = told.clone();
             let draw = move || {
