@@ -5,11 +5,13 @@ Made offline, once per network and batch shape; the training itself is `cdal tra
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
 import sys
 import tempfile
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +44,11 @@ def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray
 
 
 def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, seed: int,
-          betas: tuple[float, float], recipe: str) -> None:
+          betas: tuple[float, float], recipe: str, freeze: Sequence[str] = ()) -> None:
     """Writes the artifacts of the generator's training session to `folder`, whole or not at all.
 
-    `parameters.safetensors` beside them holds the first weights, whose keys and shapes are the trainable ones;
+    `parameters.safetensors` beside them holds the first weights, whose keys and shapes are the trainable ones, and
+    `frozen.safetensors` those whose published names match a pattern of `freeze`, if any;
     `recipe.toml` says how images become network input.
     """
     if folder.exists():
@@ -53,6 +56,8 @@ def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, se
     artifacts = _artifacts_module()
     graph = generator_training_graph(parameters, state, seed)
     graph.refuse_unused("training artifacts")
+    frozen = frozen_keys(graph.used, freeze)
+    trained = sorted(graph.used - frozen)
     from onnxruntime.training import onnxblock
 
     # Adam: AdamW with decay 0 updates alike, and torch's epsilon is 1e-8.
@@ -60,15 +65,30 @@ def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, se
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".artifacts-"))
     try:
-        artifacts.generate_artifacts(graph.model("cdal_generator_training"), requires_grad=sorted(graph.used),
+        artifacts.generate_artifacts(graph.model("cdal_generator_training"), requires_grad=trained,
                                      optimizer=adam, artifact_directory=str(scratch),
                                      additional_output_names=["x0"], loss=_first_output(onnxblock))
         (scratch / "recipe.toml").write_text(recipe)
-        save_file({key: graph.state[key] for key in sorted(graph.used)}, scratch / "parameters.safetensors")
+        save_file({key: graph.state[key] for key in trained}, scratch / "parameters.safetensors")
+        if frozen:
+            save_file({key: graph.state[key] for key in sorted(frozen)}, scratch / "frozen.safetensors")
         os.replace(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def frozen_keys(keys: set[str], patterns: Sequence[str]) -> set[str]:
+    """The keys that match one of the patterns; a pattern that matches none, or all of them together, is refused."""
+    frozen = set()
+    for pattern in patterns:
+        matching = {key for key in keys if fnmatch.fnmatchcase(key, pattern)}
+        if not matching:
+            raise Refused(f"freeze: no weights are named like {pattern!r}; names are such as {min(keys)!r}")
+        frozen |= matching
+    if frozen == keys:
+        raise Refused("freeze: the patterns leave nothing to train")
+    return frozen
 
 
 def _first_output(onnxblock):

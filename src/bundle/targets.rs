@@ -57,7 +57,7 @@ impl Manifest {
             let label = labels[[row, column]];
             match self.decision {
                 Decision::Argmax => sign(usize::from(label) == channel),
-                Decision::Threshold { foreground } => {
+                Decision::Threshold { foreground, .. } => {
                     sign((label > 0) == (foreground == Polarity::Positive))
                 }
             }

@@ -3,7 +3,7 @@
 use ndarray::{Array3, ArrayView2, ArrayView3, Axis};
 
 use super::CodecError;
-use crate::domain::{Label, Volume};
+use crate::domain::{Label, Segmentation, Volume};
 
 /// Tiles of a montage at most; more slices are thinned out evenly.
 const MAX_TILES: usize = 30;
@@ -44,6 +44,71 @@ pub fn pair(
     Ok([draw(volume, masks[0], &shown, labels)?, draw(volume, masks[1], &shown, labels)?])
 }
 
+/// Image, truth, result and how far the votes disagreed, side by side, a row for each of a few slices; as an RGB PNG.
+/// Disagreement is p(1-p) of the least agreed label, black where all votes were one, yellow where half were.
+///
+/// # Errors
+/// As [`png`].
+pub fn panels(
+    volume: &Volume,
+    truth: &Array3<u8>,
+    found: &Segmentation,
+    labels: &[Label],
+) -> Result<Vec<u8>, CodecError> {
+    const ROWS: usize = 4;
+    let (channels, slices, rows, columns) = volume.samples.dim();
+    check_size(volume, truth)?;
+    check_size(volume, &found.mask)?;
+    let (black, white) = display_range(volume, channels);
+    let side = if slices == 1 { SINGLE_SIDE / 2.0 } else { TILE_SIDE };
+    let (tile_rows, tile_columns) = tile_size(volume, rows, columns, side);
+    let mut either = truth.clone();
+    either.zip_mut_with(&found.mask, |a, &b| *a |= b);
+    let shown = thin(slices_to_show(&either), ROWS);
+
+    let [flip_columns, flip_rows] = flips(volume);
+    let height = shown.len() * (tile_rows + GAP) - GAP;
+    let mut picture = Array3::<u8>::zeros([height, 4 * (tile_columns + GAP) - GAP, 3]);
+    for (line, &slice) in shown.iter().enumerate() {
+        let image = volume.samples.index_axis(Axis(1), slice);
+        let scaled =
+            |mask: &Array3<u8>| scale(&mask.index_axis(Axis(0), slice), tile_rows, tile_columns);
+        let (truth, mask) = (scaled(truth), scaled(&found.mask));
+        for row in 0..tile_rows {
+            for column in 0..tile_columns {
+                let at = (row * rows / tile_rows, column * columns / tile_columns);
+                let under = grey_or_colour(&image, at, black, white);
+                let shares = found.agreement.slice(ndarray::s![.., slice, at.0, at.1]);
+                let doubt = shares.iter().map(|p| 4.0 * p * (1.0 - p)).fold(0.0, f32::max);
+                let panels = [
+                    under.map(|v| v as u8),
+                    blend(under, &truth, (row, column), labels),
+                    blend(under, &mask, (row, column), labels),
+                    [255.0 * doubt, 215.0 * doubt * doubt, 0.0].map(|v| v as u8),
+                ];
+                let row = if flip_rows { tile_rows - 1 - row } else { row };
+                let column = if flip_columns { tile_columns - 1 - column } else { column };
+                let top = line * (tile_rows + GAP);
+                for (panel, pixel) in panels.into_iter().enumerate() {
+                    let left = panel * (tile_columns + GAP);
+                    for (channel, value) in pixel.into_iter().enumerate() {
+                        picture[[top + row, left + column, channel]] = value;
+                    }
+                }
+            }
+        }
+    }
+    encode(&picture)
+}
+
+fn check_size(volume: &Volume, mask: &Array3<u8>) -> Result<(), CodecError> {
+    let expected = volume.samples.shape()[1..].to_vec();
+    if mask.shape() == expected {
+        return Ok(());
+    }
+    Err(CodecError::Shape { what: "the mask's size", found: mask.shape().to_vec(), expected })
+}
+
 fn draw(
     volume: &Volume,
     mask: &Array3<u8>,
@@ -51,13 +116,7 @@ fn draw(
     labels: &[Label],
 ) -> Result<Vec<u8>, CodecError> {
     let (channels, slices, rows, columns) = volume.samples.dim();
-    if mask.shape() != [slices, rows, columns] {
-        return Err(CodecError::Shape {
-            what: "the mask's size",
-            found: mask.shape().to_vec(),
-            expected: vec![slices, rows, columns],
-        });
-    }
+    check_size(volume, mask)?;
     let (black, white) = display_range(volume, channels);
     let side = if slices == 1 { SINGLE_SIDE } else { TILE_SIDE };
     let (tile_rows, tile_columns) = tile_size(volume, rows, columns, side);
@@ -98,10 +157,14 @@ fn slices_to_show(mask: &Array3<u8>) -> Vec<usize> {
     let marked: Vec<bool> = mask.outer_iter().map(|slice| slice.iter().any(|&v| v != 0)).collect();
     let near = |k: usize| (k.saturating_sub(1)..=k + 1).any(|n| marked.get(n) == Some(&true));
     let shown: Vec<usize> = (0..marked.len()).filter(|&k| near(k)).collect();
-    match shown.len() {
-        0 => vec![marked.len() / 2],
-        n if n <= MAX_TILES => shown,
-        n => (0..MAX_TILES).map(|tile| shown[tile * (n - 1) / (MAX_TILES - 1)]).collect(),
+    if shown.is_empty() { vec![marked.len() / 2] } else { thin(shown, MAX_TILES) }
+}
+
+/// At most `most` (at least 2), evenly among them.
+fn thin(slices: Vec<usize>, most: usize) -> Vec<usize> {
+    match slices.len() {
+        n if n <= most => slices,
+        n => (0..most).map(|tile| slices[tile * (n - 1) / (most - 1)]).collect(),
     }
 }
 
@@ -258,6 +321,26 @@ mod tests {
         assert_eq!(turned(x, y), [false, false], "axial as scanners store it");
         assert_eq!(turned([-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]), [true, true], "axial in RAS");
         assert_eq!(turned(y, z), [false, true], "sagittal, feet on top");
+    }
+
+    #[test]
+    fn panels_show_image_truth_result_and_doubt_in_this_order() {
+        let mut truth = Array3::zeros([9, 50, 35]);
+        truth.slice_mut(ndarray::s![1..8, 10..20, 10..20]).fill(1);
+        let found = Segmentation {
+            mask: Array3::zeros([9, 50, 35]),
+            agreement: Array4::from_elem([1, 9, 50, 35], 0.5),
+        };
+        let bytes = panels(&volume(9), &truth, &found, &[red()]).unwrap();
+        let (width, height, pixels) = decoded(&bytes);
+        assert_eq!((width, height), (4 * 181 - 2, 4 * 258 - 2), "four of nine slices");
+        let has = |panel: u32, colour: [u8; 3]| {
+            let inside = |at: usize| (at as u32 % width) / 181 == panel;
+            pixels.chunks(3).enumerate().any(|(at, pixel)| inside(at) && pixel == colour)
+        };
+        assert_eq!([0, 1, 2, 3].map(|panel| has(panel, [255, 0, 0])), [false, true, false, false]);
+        assert!(has(3, [255, 215, 0]));
+        assert!(panels(&volume(8), &truth, &found, &[red()]).is_err());
     }
 
     #[test]

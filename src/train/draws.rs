@@ -8,6 +8,12 @@ pub(super) const SLICE: usize = 9;
 pub(super) const TIME: usize = 10;
 pub(super) const AUGMENT: usize = 11;
 pub(super) const GRAIN: usize = 12;
+pub(super) const PLACE: usize = 16;
+pub(super) const SHAPE: usize = 17;
+pub(super) const LIGHT: usize = 18;
+pub(super) const BIAS: usize = 19;
+/// Displacements along rows and columns.
+pub(super) const BEND: [usize; 2] = [20, 21];
 
 /// Uniform numbers in (0, 1) for slice `number` of a step.
 pub(super) fn uniforms<const N: usize>(noise: Philox, number: usize, purpose: usize) -> [f64; N] {

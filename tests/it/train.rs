@@ -10,7 +10,8 @@ use std::{
 
 use crate::project::{cdal, root, said};
 
-fn configuration(folder: &Path) -> PathBuf {
+/// A run of a few steps on phantoms; `edit` is given its text.
+fn configuration(folder: &Path, edit: impl Fn(String) -> String) -> PathBuf {
     let parameters = fs::read_to_string(root().join("configs/phantom.parameters.json")).unwrap();
     let smaller = parameters.replace("\"ch_mult\": [1, 1, 2]", "\"ch_mult\": [1, 1]");
     assert_ne!(parameters, smaller);
@@ -51,8 +52,16 @@ licence = "MIT OR Apache-2.0"
         root().join(".venv/bin/python").display()
     );
     let path = folder.join("train.toml");
-    fs::write(&path, text).unwrap();
+    fs::write(&path, edit(text)).unwrap();
     path
+}
+
+/// Whether there is a training build of ONNX Runtime for this processor.
+fn can_train() -> bool {
+    if cfg!(not(target_arch = "x86_64")) {
+        println!("left out: no training build of ONNX Runtime is published for this processor");
+    }
+    cfg!(target_arch = "x86_64")
 }
 
 fn start(config: &Path, resume: bool) -> Child {
@@ -66,12 +75,11 @@ fn start(config: &Path, resume: bool) -> Child {
 
 #[test]
 fn a_killed_run_resumes_to_the_same_bits() {
-    if cfg!(not(target_arch = "x86_64")) {
-        println!("left out: no training build of ONNX Runtime is published for this processor");
+    if !can_train() {
         return;
     }
     let straight = tempfile::tempdir().unwrap();
-    let config = configuration(straight.path());
+    let config = configuration(straight.path(), |text| text);
     // What an earlier try left before its first checkpoint counts for nothing.
     fs::create_dir_all(straight.path().join("run/artifacts")).unwrap();
     let output = cdal(&["train", "--config", config.to_str().unwrap()]);
@@ -80,7 +88,7 @@ fn a_killed_run_resumes_to_the_same_bits() {
     assert_eq!(again.status.code(), Some(1), "a finished run is not overwritten");
 
     let killed = tempfile::tempdir().unwrap();
-    let config = configuration(killed.path());
+    let config = configuration(killed.path(), |text| text);
     let mut child = start(&config, false);
     let state = killed.path().join("run/last/state.json");
     while !state.exists() {
@@ -90,6 +98,10 @@ fn a_killed_run_resumes_to_the_same_bits() {
     child.kill().unwrap(); // SIGKILL
     child.wait().unwrap();
     assert!(!killed.path().join("run/bundle").exists(), "it was killed before the end");
+    let other = text_with(&config, "batch = 3", "batch = 2");
+    let output = cdal(&["train", "--config", other.to_str().unwrap(), "--resume"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("optimiser.batch (was 3, is 2)"), "{}", said(&output));
     let output = cdal(&["train", "--config", config.to_str().unwrap(), "--resume"]);
     assert!(output.status.success(), "{}", said(&output));
 
@@ -99,4 +111,71 @@ fn a_killed_run_resumes_to_the_same_bits() {
     let bundle = killed.path().join("run/bundle");
     let check = cdal(&["bundle", "check", bundle.to_str().unwrap()]);
     assert!(check.status.success(), "{}", said(&check));
+}
+
+/// Another configuration beside `config`.
+fn text_with(config: &Path, from: &str, to: &str) -> PathBuf {
+    let text = fs::read_to_string(config).unwrap();
+    assert!(text.contains(from));
+    let path = config.with_file_name("other.toml");
+    fs::write(&path, text.replace(from, to)).unwrap();
+    path
+}
+
+#[test]
+fn a_bundle_is_tuned_with_layers_kept_and_the_card_tells_how() {
+    if !can_train() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = root().join("onnx/phantom");
+    let config = configuration(folder.path(), |text| {
+        let parameters = root().join("configs/phantom.parameters.json");
+        text.replace("\"parameters.json\"", &format!("{parameters:?}"))
+            .replace("seed = 5", &format!("seed = 5\nstart = {{ bundle = {bundle:?} }}\nfreeze = [\"all_modules.2.*\", \"z_transform.*\"]"))
+            .replace("validation_cases = 0", "validation_cases = 1")
+            .replace("steps = 6", "steps = 1")
+            .replace("[card]", "[validation]\nvotes = 1\noverlap = 0.0\n[augmentation]\nbias = 0.1\nflip_rows = true\n[card]")
+    });
+    let output = cdal(&["train", "--config", config.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", said(&output));
+    let run = folder.path().join("run");
+
+    let read = |name: &str| fs::read(run.join(name)).unwrap();
+    let (before, after) = (read("start.safetensors"), read("weights.safetensors"));
+    let before = safetensors::SafeTensors::deserialize(&before).unwrap();
+    let after = safetensors::SafeTensors::deserialize(&after).unwrap();
+    assert_eq!(before.len(), after.len());
+    for (name, tensor) in before.iter() {
+        let same = after.tensor(name).unwrap().data() == tensor.data();
+        if name.starts_with("all_modules.2.") || name.starts_with("z_transform.") {
+            assert!(same, "{name} was to stay");
+        }
+    }
+    assert!(
+        before.iter().any(|(name, tensor)| after.tensor(name).unwrap().data() != tensor.data())
+    );
+
+    let metrics: serde_json::Value = serde_json::from_slice(&read("metrics.jsonl")).unwrap();
+    for dice in metrics["validation_dice"].as_array().unwrap() {
+        assert!(dice.as_f64().unwrap() > 0.7, "it began as a trained model: {metrics}");
+    }
+    assert!(read("samples/step-000001-phantom-00005.png").starts_with(b"\x89PNG"));
+    let card = fs::read_to_string(run.join("bundle/MODEL_CARD.md")).unwrap();
+    for told in [
+        "| steps | 1 of 3 slices |",
+        "| augmentation | bias 0.1, flip_rows |",
+        "| first weights | the bundle phantom |",
+        "| kept as they were | all_modules.2.*, z_transform.* |",
+        "mean over 1 cases, votes 1, overlap 0 |",
+        "licence of the weights | MIT",
+    ] {
+        assert!(card.contains(told), "{told} in {card}");
+    }
+
+    let other = text_with(&config, "z_transform.*", "no_such.*");
+    fs::remove_dir_all(&run).unwrap();
+    let output = cdal(&["train", "--config", other.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("no weights are named like 'no_such.*'"), "{}", said(&output));
 }
