@@ -44,7 +44,7 @@ fn main() {
     let image = volume.samples.mapv(|v| v / 127.5 - 1.0).permuted_axes([1, 0, 2, 3]);
     let x = Array4::<f32>::from_elem((1, label[0], h, w), 0.3);
     let z = Array2::<f32>::from_elem((1, shape.latent), 0.5);
-    let request = Request { votes: Some(votes), seed: 1, noise: None };
+    let request = Request { votes: Some(votes), seed: 1, ..Request::default() };
     let schedule = manifest.diffusion.schedule();
 
     let mut encoder = Times::new("condition encoder");

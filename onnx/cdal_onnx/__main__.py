@@ -34,6 +34,12 @@ def main() -> int:
     artifacts.add_argument("--betas", type=float, nargs=2, default=(0.5, 0.9), help="of Adam")
     artifacts.add_argument("--freeze", action="append", default=[], metavar="PATTERN",
                            help="published names that are not trained, such as 'all_modules.3.*'; may be repeated")
+    artifacts.add_argument("--epsilon", type=float, default=1e-8,
+                           help="of Adam; with one that dwarfs the gradients and betas 0 0 it is plain gradient descent")
+    artifacts.add_argument("--adversary", action="store_true", help="with the discriminator's session as well")
+    artifacts.add_argument("--adversary-betas", type=float, nargs=2, default=(0.5, 0.9), help="of its Adam")
+    artifacts.add_argument("--adversary-checkpoint", type=Path, help="its first weights; without it they are drawn")
+    artifacts.add_argument("--adversarial-term", action="store_true", help="the generator's loss sees the discriminator")
     artifacts.add_argument("--out", required=True, type=Path)
 
     weights = commands.add_parser("weights", help="recover the weights of a bundle from its graphs")
@@ -85,9 +91,14 @@ def _artifacts(a: argparse.Namespace) -> int:
 
     p = parameters.load(a.parameters)
     export.refuse_misfit(a.preset, p)
-    state = weights.load(a.checkpoint) if a.checkpoint else {}
+    if not a.adversary and (a.adversary_checkpoint or a.adversarial_term):
+        raise Refused("--adversary-checkpoint and --adversarial-term need --adversary")
+    loaded = [weights.load(path) if path else {} for path in (a.checkpoint, a.adversary_checkpoint)]
+    its_adam = artifacts.Adam(tuple(a.adversary_betas), a.epsilon)
+    adversary = artifacts.Adversary(loaded[1], its_adam, a.adversarial_term) if a.adversary else None
     recipe = export.recipe(a.preset, p, export.Card(a.preset, "0.0.0", "", "", ""))
-    artifacts.write(p, state, a.out, a.seed, tuple(a.betas), recipe, a.freeze)
+    artifacts.write(p, loaded[0], a.out, a.seed, artifacts.Adam(tuple(a.betas), a.epsilon), recipe, adversary,
+                    a.freeze)
     print(a.out)
     return 0
 

@@ -12,21 +12,62 @@ import sys
 import tempfile
 import types
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from safetensors.numpy import save_file
 
+from .discriminator import Discriminator, attention_graph
 from .errors import Refused
-from .generator import Generator
-from .graph import FLOAT, INT64, TrainingGraph
+from .generator import Generator, generator_graph
+from .graph import FLOAT, INT64, Graph, InferenceGraph, TrainingGraph
 from .initial import initialiser
 from .parameters import Parameters
+from .penalty import InputGradient
 
 
-def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray], seed: int) -> TrainingGraph:
-    """`x`, `t`, `image`, `z`, `target` → `loss` (mean squared error, scalar) and `x0`."""
+@dataclass(frozen=True)
+class Adam:
+    """AdamW with decay 0 updates as Adam does; 1e-8 is the published epsilon."""
+
+    betas: tuple[float, float] = (0.5, 0.9)
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The discriminator beside the generator: its first weights, and whether the generator's loss sees it."""
+
+    state: dict[str, np.ndarray]
+    adam: Adam
+    in_generators_loss: bool = False
+
+
+class Frozen(TrainingGraph):
+    """Adds a network to `graph` whose weights are inputs `prefix.key`: gradients pass through it, none is its own."""
+
+    def __init__(self, graph: TrainingGraph, prefix: str):
+        super().__init__({})
+        self.nodes, self.initializers, self.inputs = graph.nodes, graph.initializers, graph.inputs
+        self.prefix = prefix
+
+    def parameter(self, key: str, *shape: int) -> str:
+        name = f"{self.prefix}.{key}"
+        if all(known.name != name for known in self.inputs):
+            self.add_input(name, FLOAT, list(shape))
+        return name
+
+
+def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray], seed: int,
+                             adversarial: bool = False) -> TrainingGraph:
+    """`x`, `t`, `image`, `z`, `target` → `loss` (mean squared error, scalar) and `x0`.
+
+    With `adversarial`, `loss` is `mse` + adversarial_weight · `adversarial`, where adversarial =
+    mean softplus(-D(x_pos, t, x)) of the posterior sample x_pos = x0_weight · x0 + x_rest. It takes `x0_weight` [N, 1, 1, 1],
+    `x_rest` [N, L, H, W], `adversarial_weight` [1] and D's weights `discriminator.<key>` besides.
+    """
     p, size = parameters, parameters.image_size
     g = TrainingGraph(state, initialiser(seed))
     x = g.add_input("x", FLOAT, ["N", p.num_channels, size, size])
@@ -37,41 +78,92 @@ def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray
     network = Generator(g, p)
     x0 = network.denoiser(x, t, network.condition(image).name, z)
     difference = g.op("Sub", x0.name, target)
-    loss = g.op("ReduceMean", g.op("Mul", difference, difference), keepdims=0)
+    mse = loss = g.op("ReduceMean", g.op("Mul", difference, difference), keepdims=0)
+    if adversarial:
+        x0_weight = g.add_input("x0_weight", FLOAT, ["N", 1, 1, 1])
+        x_rest = g.add_input("x_rest", FLOAT, ["N", p.num_channels, size, size])
+        weight = g.add_input("adversarial_weight", FLOAT, [1])
+        x_pos = g.op("Add", g.op("Mul", x0_weight, x0.name), x_rest)
+        term = _mean_softplus(g, g.op("Neg", Discriminator(Frozen(g, "discriminator"), p)(x_pos, t, x).logits))
+        loss = g.op("Add", mse, g.op("Mul", g.op("Squeeze", weight, g.ints(0)), term))
     g.add_output(loss, "loss", FLOAT, [])
     g.add_output(x0.name, "x0", FLOAT, ["N", p.num_channels, size, size])
+    if adversarial:
+        g.add_output(mse, "mse", FLOAT, [])
+        g.add_output(term, "adversarial", FLOAT, [])
     return g
 
 
-def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, seed: int,
-          betas: tuple[float, float], recipe: str, freeze: Sequence[str] = ()) -> None:
-    """Writes the artifacts of the generator's training session to `folder`, whole or not at all.
+def discriminator_training_graph(parameters: Parameters, state: dict[str, np.ndarray], seed: int) -> TrainingGraph:
+    """`x_t`, `t`, `x_tp1`, `x_pos`, `r1_weight` → `loss` and its terms `real`, `fake`, `r1`, scalars.
 
-    `parameters.safetensors` beside them holds the first weights, whose keys and shapes are the trainable ones, and
-    `frozen.safetensors` those whose published names match a pattern of `freeze`, if any;
+    real = mean softplus(-D(x_t, t, x_{t+1})), fake = mean softplus(D(x_pos, t, x_{t+1})),
+    r1 = r1_weight · mean_n ‖∇_{x_t} D(x_t, t, x_{t+1})‖², exactly. An `r1_weight` of 0 skips the work of r1.
+    """
+    p, size = parameters, parameters.image_size
+    g = TrainingGraph(state, initialiser((seed, 1)))  # other numbers than the generator's
+    label = ["N", p.num_channels, size, size]
+    x_t, t, x_tp1, x_pos = (g.add_input("x_t", FLOAT, label), g.add_input("t", INT64, ["N"]),
+                            g.add_input("x_tp1", FLOAT, label), g.add_input("x_pos", FLOAT, label))
+    r1_weight = g.add_input("r1_weight", FLOAT, [1])
+    network = Discriminator(g, p)
+    applied = network(x_t, t, x_tp1)
+    real = _mean_softplus(g, g.op("Neg", applied.logits))
+    fake = _mean_softplus(g, network(x_pos, t, x_tp1).logits)
+
+    batch = g.op("Shape", x_t, start=0, end=1)
+    asked = g.op("Cast", g.op("Greater", r1_weight, g.floats(0.0)), to=INT64)
+    # One sample at least: the runtime's gradient of a convolution divides by the size of the batch.
+    count = g.op("Max", g.op("Mul", batch, asked), g.ints(1))
+    gradient = InputGradient(network, applied, count)()
+    power = g.op("ReduceSum", g.op("Mul", gradient, gradient), keepdims=0)
+    weight = g.op("Div", g.op("Squeeze", r1_weight, g.ints(0)), g.op("Squeeze", g.op("Cast", batch, to=FLOAT), g.ints(0)))
+    r1 = g.op("Mul", power, weight)
+
+    g.add_output(g.op("Add", g.op("Add", real, fake), r1), "loss", FLOAT, [])
+    for term, name in ((real, "real"), (fake, "fake"), (r1, "r1")):
+        g.add_output(term, name, FLOAT, [])
+    return g
+
+
+def _mean_softplus(g: TrainingGraph, x: str) -> str:
+    """Mean of log(1 + eˣ), accurate in relative terms: relu(x) + log1p(u) with u = e^-|x|.
+
+    log1p(u) = 2 artanh(s) with s = u / (2 + u) ≤ 1/3, of which eight terms of the series are all that float32 holds.
+    """
+    positive = g.op("Relu", x)
+    # 2 relu(x) - x is |x| with a slope at 0 that makes the derivative there the right one, 1/2.
+    u = g.op("Exp", g.op("Sub", x, g.op("Mul", positive, g.floats(2.0))))
+    s = g.op("Div", u, g.op("Add", u, g.floats(2.0)))
+    square = g.op("Mul", s, s)
+    series = g.floats(2.0 / 15)
+    for odd in range(13, 0, -2):
+        series = g.op("Add", g.op("Mul", square, series), g.floats(2.0 / odd))
+    return g.op("ReduceMean", g.op("Add", positive, g.op("Mul", s, series)), keepdims=0)
+
+
+def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, seed: int, adam: Adam, recipe: str,
+          adversary: Adversary | None = None, freeze: Sequence[str] = ()) -> None:
+    """Writes the artifacts of a run to `folder`, whole or not at all: the generator's training session, and in
+    `discriminator/` that of its adversary, if it has one.
+
+    `parameters.safetensors` beside each holds the first weights, whose keys and shapes are the trainable ones, and
+    `frozen.safetensors` those of the generator whose published names match a pattern of `freeze`, if any;
     `recipe.toml` says how images become network input.
     """
     if folder.exists():
         raise Refused(f"{folder}: already exists; remove it to make the artifacts anew")
-    artifacts = _artifacts_module()
-    graph = generator_training_graph(parameters, state, seed)
-    graph.refuse_unused("training artifacts")
-    frozen = frozen_keys(graph.used, freeze)
-    trained = sorted(graph.used - frozen)
-    from onnxruntime.training import onnxblock
-
-    # Adam: AdamW with decay 0 updates alike, and torch's epsilon is 1e-8.
-    adam = onnxblock.optim.AdamW(betas=betas, eps=1e-8, weight_decay=0.0)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".artifacts-"))
     try:
-        artifacts.generate_artifacts(graph.model("cdal_generator_training"), requires_grad=trained,
-                                     optimizer=adam, artifact_directory=str(scratch),
-                                     additional_output_names=["x0"], loss=_first_output(onnxblock))
+        graph = generator_training_graph(parameters, state, seed, adversary is not None and adversary.in_generators_loss)
+        _session("generator", graph, generator_graph(TrainingGraph(graph.state), parameters), adam, scratch, freeze)
+        if adversary:
+            graph = discriminator_training_graph(parameters, adversary.state, seed)
+            beside = scratch / "discriminator"
+            beside.mkdir()
+            _session("discriminator", graph, attention_graph(InferenceGraph(graph.state), parameters), adversary.adam, beside)
         (scratch / "recipe.toml").write_text(recipe)
-        save_file({key: graph.state[key] for key in trained}, scratch / "parameters.safetensors")
-        if frozen:
-            save_file({key: graph.state[key] for key in sorted(frozen)}, scratch / "frozen.safetensors")
         os.replace(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -89,6 +181,35 @@ def frozen_keys(keys: set[str], patterns: Sequence[str]) -> set[str]:
     if frozen == keys:
         raise Refused("freeze: the patterns leave nothing to train")
     return frozen
+
+
+def _session(name: str, training: TrainingGraph, evaluation: Graph, adam: Adam, folder: Path,
+             freeze: Sequence[str] = ()) -> None:
+    """Graphs, checkpoint and first weights of one training session; `evaluation` is what its EvalStep runs."""
+    training.refuse_unused(f"training artifacts of the {name}")
+    artifacts = _artifacts_module()
+    from onnxruntime.training import onnxblock
+
+    optimizer = onnxblock.optim.AdamW(betas=adam.betas, eps=adam.epsilon, weight_decay=0.0)
+    frozen = frozen_keys(training.used, freeze)
+    trained = sorted(training.used - frozen)
+    artifacts.generate_artifacts(training.model(f"cdal_{name}_training"), requires_grad=trained, optimizer=optimizer,
+                                 artifact_directory=str(folder), loss=_first_output(onnxblock),
+                                 additional_output_names=[output.name for output in training.outputs[1:]])
+    order = [value.name for value in onnx.load(folder / "training_model.onnx").graph.input if value.name in trained]
+    onnx.save(_with_weights_as_inputs(evaluation.model(f"cdal_{name}"), order, training.state), folder / "eval_model.onnx")
+    save_file({key: training.state[key] for key in trained}, folder / "parameters.safetensors")
+    if frozen:
+        save_file({key: training.state[key] for key in sorted(frozen)}, folder / "frozen.safetensors")
+
+
+def _with_weights_as_inputs(model: onnx.ModelProto, order: list[str], state: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """EvalStep hands in every weight after the other inputs, in the order of the training graph."""
+    kept = [constant for constant in model.graph.initializer if constant.name not in order]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    model.graph.input.extend(onnx.helper.make_tensor_value_info(key, FLOAT, state[key].shape) for key in order)
+    return model
 
 
 def _first_output(onnxblock):

@@ -63,7 +63,7 @@ latent = {p.nz}
 
 def refuse_misfit(preset: str, p: Parameters) -> None:
     """A preset and parameters that describe different tasks."""
-    expected = {"hippocampus": (1, 3), "phantom": (1, 3), "lung": (1, 1), "nuclei": (3, 1)}[preset]
+    expected = {"hippocampus": (1, 3), "phantom": (1, 3), "lung": (1, 1), "lung-reduced": (1, 1), "nuclei": (3, 1)}[preset]
     found = (p.image_channels, p.num_channels)
     if found != expected:
         raise Refused(f"preset {preset} takes {expected[0]} image and {expected[1]} label channels; the parameters "

@@ -276,23 +276,23 @@ class TrainingGraph(Graph):
         bias = self.parameter(f"{key}.b", channels)
         return Map(self.op("Conv", x.name, kernel, bias, kernel_shape=[1, 1]), channels, x.size)
 
-    def _separable(self, x: Map, matrix: np.ndarray) -> Map:
+    def separable(self, x: Map, matrix: np.ndarray) -> Map:
         """matrix [out, in] applied to the rows and to the columns."""
         matrix = matrix.astype(np.float32)
         y = self.op("MatMul", x.name, self.constant(np.ascontiguousarray(matrix.T)))
         return Map(self.op("MatMul", self.constant(matrix), y), x.channels, matrix.shape[0])
 
     def fir_down(self, x: Map, kernel: np.ndarray) -> Map:
-        return self._separable(x, correlation_matrix(x.size, kernel, fir_padding(kernel), 2))
+        return self.separable(x, correlation_matrix(x.size, kernel, fir_padding(kernel), 2))
 
     def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
         # Zero insertion keeps every second column of the correlation over the doubled grid.
         before, after = fir_padding(kernel)
-        return self._separable(x, 2.0 * correlation_matrix(2 * x.size, kernel, (before + 1, after), 1)[:, ::2])
+        return self.separable(x, 2.0 * correlation_matrix(2 * x.size, kernel, (before + 1, after), 1)[:, ::2])
 
     def fir_blur(self, x: Map, kernel: np.ndarray) -> Map:
         before, after = fir_padding(kernel)
-        return self._separable(x, correlation_matrix(x.size, kernel, (before + 1, after + 1), 1))
+        return self.separable(x, correlation_matrix(x.size, kernel, (before + 1, after + 1), 1))
 
     def leaky_vector(self, x: str) -> str:
         # max(x, 0.2 x); written with Relu because LeakyRelu has no gradient here.

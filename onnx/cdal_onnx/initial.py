@@ -13,7 +13,7 @@ import numpy as np
 NEAR_ZERO = ("Conv_1.weight", "NIN_3.W", "out_layers.3.weight")
 
 
-def initialiser(seed: int) -> Callable[[str, tuple[int, ...]], np.ndarray]:
+def initialiser(seed: int | tuple[int, ...]) -> Callable[[str, tuple[int, ...]], np.ndarray]:
     """A function of (published key, shape); the same seed and order of calls give the same weights."""
     random = np.random.default_rng(seed)
 

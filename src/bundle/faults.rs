@@ -72,7 +72,7 @@ impl Manifest {
                 "windows of kind tiles need an input.resize that is a multiple of input.size"
                     .into(),
             ),
-            Windows::Sliding { size, overlap, padding } => check(
+            Windows::Sliding { size, overlap, padding, plan: _ } => check(
                 size[..2] == self.input.size
                     && (1..=1024).contains(&size[2])
                     && (0.0..1.0).contains(overlap)

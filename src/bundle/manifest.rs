@@ -112,7 +112,25 @@ pub enum Windows {
     Tiles,
     /// Overlapping windows of rows, columns and slices; every slice of a window is one image. Smaller cases
     /// are padded evenly on both sides with `padding` (normalised units).
-    Sliding { size: [usize; 3], overlap: f64, padding: f32 },
+    Sliding {
+        size: [usize; 3],
+        overlap: f64,
+        padding: f32,
+        #[serde(default)]
+        plan: Plan,
+    },
+}
+
+/// How often a slice is sampled where windows overlap in depth. Slices do not see each other, so that overlap
+/// in depth adds votes and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Plan {
+    /// Once for every window that holds it, as published.
+    #[default]
+    Literal,
+    /// Once at every place in the plane.
+    EachSliceOnce,
 }
 
 /// From votes to label values.
@@ -122,7 +140,23 @@ pub enum Decision {
     /// The channel with the largest average is the label value; channel 0 is background.
     Argmax,
     /// One channel, rounded.
-    Threshold { foreground: Polarity },
+    Threshold {
+        foreground: Polarity,
+        #[serde(default)]
+        rounded: Rounding,
+    },
+}
+
+/// On which grid the mean of votes is rounded; they differ where images are resized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rounding {
+    /// The network's, as published; the mask is carried back by nearest neighbour.
+    #[default]
+    Network,
+    /// The image's own: the mean is carried back by linear interpolation, so that a small network can draw
+    /// a smooth outline.
+    Image,
 }
 
 /// Which end of [-1, 1] marks the structure.

@@ -15,7 +15,7 @@ mod targets;
 pub use assemble::Assembly;
 pub use manifest::{
     Decision, Diffusion, FileDigest, Golden, GraphFiles, Input, InputKind, Manifest, Network,
-    Normalisation, Orientation, Polarity, Provenance, VarianceKind, Windows,
+    Normalisation, Orientation, Plan, Polarity, Provenance, Rounding, VarianceKind, Windows,
 };
 pub use open::Bundle;
 pub use prepare::{Crop, Grid, Prepared, Sample, prepare};

@@ -4,7 +4,7 @@ use ndarray::{Array3, Array4, ArrayView3, ArrayView4, Axis, s};
 use sha2::{Digest, Sha256};
 
 use super::{
-    BundleError, InputKind, Manifest, Normalisation, Orientation, Windows,
+    BundleError, InputKind, Manifest, Normalisation, Orientation, Plan, Windows,
     resize::{resize_bilinear, resize_nearest},
 };
 use crate::domain::{Geometry, Volume};
@@ -180,15 +180,27 @@ impl Grid {
         turn(mask.insert_axis(Axis(0)), self.axes).index_axis_move(Axis(0), 0)
     }
 
-    /// Carries a mask [D, H, W] on the unpadded working grid back to the source's grid.
+    /// Carries a mask [D, H, W] on the unpadded working grid back to the source's grid, by nearest neighbour
+    /// where the image was resized.
     #[must_use]
-    pub fn to_source<T: Copy + Default>(&self, inner: &Array3<T>) -> Array3<T> {
+    pub fn mask_to_source(&self, inner: &Array3<u8>) -> Array3<u8> {
         let [_, height, width] = self.oriented;
-        let oriented = if self.inner == self.oriented {
-            inner.clone()
+        if self.inner == self.oriented {
+            self.orient_back(inner)
         } else {
-            resize_nearest(inner, [height, width])
-        };
+            self.orient_back(&resize_nearest(inner, [height, width]))
+        }
+    }
+
+    /// Carries shares of votes [D, H, W] back likewise, by linear interpolation.
+    #[must_use]
+    pub fn shares_to_source(&self, inner: &Array3<f32>) -> Array3<f32> {
+        let [_, height, width] = self.oriented;
+        let resized = resize_bilinear(inner.view().insert_axis(Axis(0)), [height, width]);
+        self.orient_back(&resized.index_axis_move(Axis(0), 0))
+    }
+
+    fn orient_back<T: Copy + Default>(&self, oriented: &Array3<T>) -> Array3<T> {
         let mut source = Array3::default(self.source);
         {
             let order = self.axes.map(|(axis, _)| axis);
@@ -198,7 +210,7 @@ impl Grid {
                     view.invert_axis(Axis(axis));
                 }
             }
-            view.assign(&oriented);
+            view.assign(oriented);
         }
         source
     }
@@ -292,6 +304,9 @@ fn lay_out(manifest: &Manifest, grid: &Grid) -> (Vec<Crop>, Vec<Sample>) {
                 }
             }
         }
+    }
+    if matches!(manifest.windows, Windows::Sliding { plan: Plan::EachSliceOnce, .. }) {
+        samples = (0..crops.len()).map(|crop| Sample { crop }).collect();
     }
     (crops, samples)
 }

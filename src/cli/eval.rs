@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use super::{EngineArgs, ExitStatus, files::write_whole};
 use crate::{
     eval::{self, Gallery, Progress, Report, html, summary::Statistic},
+    sampler::Stopping,
     segmenter::Request,
     truth::{Dataset, Split},
 };
@@ -32,6 +33,12 @@ pub struct Args {
     /// Independent samples a mask is voted from; the bundle says how many by default
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     votes: Option<u16>,
+    /// Time-steps after which a sample ends, with what the last one predicts; all of the model's by default
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    steps: Option<u16>,
+    /// When a vote may end early: never, exact, certified[:DICE] or adaptive[:ERROR]
+    #[arg(long, value_name = "RULE", default_value_t)]
+    stop: Stopping,
     /// Of the noise; the same seed gives the same masks
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -50,7 +57,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     prepare_outputs(&args)?;
     let segmenter = args.engine.open(&args.bundle)?;
     let labels = &segmenter.bundle().manifest.labels;
-    let request = Request { votes: args.votes.map(usize::from), seed: args.seed, noise: None };
+    let most = segmenter.bundle().manifest.diffusion.steps;
+    if let Some(steps) = args.steps.filter(|&steps| usize::from(steps) > most) {
+        bail!("--steps {steps}: the model has {most} time-steps; give 1 to {most}");
+    }
+    let request = Request {
+        votes: args.votes.map(usize::from),
+        steps: args.steps.map(usize::from),
+        seed: args.seed,
+        stopping: args.stop,
+        noise: None,
+    };
     let (report, gallery) = eval::evaluate(&segmenter, &dataset, &request, show)?;
 
     if let Some(path) = &args.json {
@@ -142,10 +159,11 @@ fn table(report: &Report) {
         eprintln!("{name}: cases missed {missed}, marked without truth {invented}");
     }
     eprintln!(
-        "cases {}, model {} {}, votes {}, seed {}, {:.0} ms a case",
+        "cases {}, model {} {}, time-steps {}, votes {}, seed {}, {:.0} ms a case",
         report.cases.len(),
         report.model.name,
         report.model.version,
+        report.steps,
         report.votes,
         report.seed,
         report.summary.milliseconds

@@ -13,7 +13,8 @@ use super::{EngineArgs, ExitStatus, files::write_together};
 use crate::{
     codec::{self, Case, Source, mask_png, nifti, overlay, seg},
     domain::Segmentation,
-    segmenter::{Outcome, RecordedNoise, Request, Segmenter},
+    sampler::Stopping,
+    segmenter::{Ending, Outcome, RecordedNoise, Request, Segmenter},
 };
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,9 @@ pub struct Args {
     /// Independent samples a mask is voted from; the bundle says how many by default
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     votes: Option<u16>,
+    /// When a vote may end early: never, exact (same mask), certified[:DICE] or adaptive[:ERROR] against the full vote
+    #[arg(long, value_name = "RULE", default_value_t)]
+    stop: Stopping,
     /// Of the noise; the same seed gives the same mask
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -62,6 +66,7 @@ struct Report<'a> {
     /// [D, H, W].
     shape: &'a [usize],
     votes: usize,
+    ending: Ending,
     /// Voxels of each label.
     voxels: Vec<usize>,
     milliseconds: Milliseconds,
@@ -85,7 +90,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     let segmenter = args.engine.open(&args.bundle)?;
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("{}: cannot be made", args.out.display()))?;
-    let request = Request { votes: args.votes.map(usize::from), seed: args.seed, noise };
+    let request = Request {
+        votes: args.votes.map(usize::from),
+        seed: args.seed,
+        noise,
+        stopping: args.stop,
+        ..Request::default()
+    };
     let mut names = HashSet::new();
     for input in &args.inputs {
         let started = Instant::now();
@@ -187,6 +198,7 @@ fn report(
         case: &case.name,
         shape: mask.shape(),
         votes: outcome.votes,
+        ending: outcome.ending,
         voxels: (1..=labels)
             .map(|label| mask.iter().filter(|&&value| usize::from(value) == label).count())
             .collect(),
@@ -207,7 +219,11 @@ fn report(
             + encode
             + ms(stages.prepare + stages.condition + stages.denoise + stages.assemble);
         let files: Vec<_> = report.files.iter().map(|path| path.display().to_string()).collect();
-        eprintln!("{}: {} votes, {total:.0} ms, {}", case.name, outcome.votes, files.join(", "));
+        let votes = match outcome.ending.rule {
+            Stopping::Never => format!("{} votes", outcome.votes),
+            _ => format!("{:.1} of {} votes", outcome.ending.votes_drawn, outcome.votes),
+        };
+        eprintln!("{}: {votes}, {total:.0} ms, {}", case.name, files.join(", "));
     }
 }
 

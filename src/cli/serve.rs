@@ -62,6 +62,11 @@ fn worker(loaded: &Loaded) -> anyhow::Result<SegmentWorker> {
         intra_threads: Some(runtime.intra_threads).filter(|&threads| threads > 0),
     };
     let segmenter = Segmenter::open(Arc::new(library), &model.bundle, options)?;
-    let request = Request { votes: model.votes, seed: model.seed, noise: None };
+    let request = Request {
+        votes: model.votes,
+        stopping: model.stop,
+        seed: model.seed,
+        ..Request::default()
+    };
     Ok(SegmentWorker::new(segmenter, request, loaded.revision.clone()))
 }

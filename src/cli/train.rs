@@ -66,12 +66,19 @@ fn line(progress: &Progress) -> String {
             dice.iter().map(|d| d.map_or("-".into(), |d| format!("{d:.4}"))).collect();
         format!("  Dice {}", each.join(" "))
     });
+    let adversary = progress.adversary.map_or(String::new(), |found| {
+        let named = |name: &str, value: Option<f32>| {
+            value.map_or(String::new(), |value| format!("  {name} {value:.4}"))
+        };
+        let (r1, term) = (named("R1", found.r1), named("adversarial", found.adversarial));
+        format!("  D real {:.4}  fake {:.4}{r1}{term}", found.real, found.fake)
+    });
     let left = match progress.remaining.as_secs() {
         0 => String::new(),
         seconds => format!("  {} left", clock(seconds)),
     };
     format!(
-        "step {step}/{steps}  loss {loss:.4}  rate {learning_rate:.1e}  {slices_per_second:.1} slices/s{left}{dice}"
+        "step {step}/{steps}  loss {loss:.4}{adversary}  rate {learning_rate:.1e}  {slices_per_second:.1} slices/s{left}{dice}"
     )
 }
 

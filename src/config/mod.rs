@@ -18,13 +18,14 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::Fault;
 use crate::engine::Provider;
+use crate::sampler::Stopping;
 use crate::{daemon, deliver, ingest, spool};
 
 pub use error::{ConfigError, Finding};
 pub use tree::Origin;
 
 /// A whole configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     #[serde(default)]
@@ -58,7 +59,7 @@ fn provider_name<S: Serializer>(provider: &Provider, serializer: S) -> Result<S:
 }
 
 /// Section `[model]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// Folder of the model bundle.
@@ -66,6 +67,9 @@ pub struct Model {
     /// Instead of the bundle's own number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub votes: Option<usize>,
+    /// When a vote may end early: never, exact, certified[:DICE] or adaptive[:ERROR].
+    #[serde(default)]
+    pub stop: Stopping,
     #[serde(default)]
     pub seed: u64,
 }

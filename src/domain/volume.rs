@@ -33,6 +33,8 @@ pub struct Provenance {
     /// Diffusion time-steps T.
     pub steps: usize,
     pub votes: usize,
+    /// How a vote that could end early did, such as "exact drawn=3.20 dice=1.0000"; empty where it could not.
+    pub ending: String,
     pub seed: u64,
     /// Version of this program.
     pub software_version: String,

@@ -47,13 +47,14 @@ pub fn evaluate(
     let labels = &segmenter.bundle().manifest.labels;
     let mut cases = Vec::with_capacity(dataset.pairs.len());
     let mut gallery = Gallery::default();
-    let mut votes = segmenter.bundle().manifest.votes;
+    let manifest = &segmenter.bundle().manifest;
+    let mut drawn = (manifest.votes, manifest.diffusion.steps);
     for (number, pair) in dataset.pairs.iter().enumerate() {
         let (volume, truth) = pair.read(labels)?;
         let outcome = segmenter
             .segment(&volume, request)
             .map_err(|source| EvalError::Case { case: pair.stem.clone(), source })?;
-        votes = outcome.votes;
+        drawn = (outcome.votes, outcome.steps);
         let mask = &outcome.segmentation.mask;
         let spacing = volume.geometry.map(|geometry| {
             let [columns, rows, slices] = geometry.spacing;
@@ -78,5 +79,5 @@ pub fn evaluate(
         progress(&Progress { number: number + 1, of: dataset.pairs.len(), case: &case });
         cases.push(case);
     }
-    Ok((Report::new(segmenter, dataset, votes, request.seed, cases), gallery))
+    Ok((Report::new(segmenter, dataset, drawn, request.seed, cases), gallery))
 }

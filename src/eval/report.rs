@@ -16,7 +16,7 @@ pub struct Report {
     pub schema: u32,
     pub model: Model,
     pub data: Data,
-    /// Diffusion time-steps T.
+    /// Time-steps of the diffusion that a vote took: all T of the model, unless cut short.
     pub steps: usize,
     pub votes: usize,
     pub seed: u64,
@@ -158,7 +158,7 @@ impl Report {
     pub(super) fn new(
         segmenter: &Segmenter,
         dataset: &Dataset,
-        votes: usize,
+        (votes, steps): (usize, usize),
         seed: u64,
         cases: Vec<CaseReport>,
     ) -> Self {
@@ -184,7 +184,7 @@ impl Report {
                     name: split.name.clone(),
                 }),
             },
-            steps: manifest.diffusion.steps,
+            steps,
             votes,
             seed,
             software_version: env!("CARGO_PKG_VERSION").into(),

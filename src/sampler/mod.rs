@@ -5,10 +5,12 @@
 
 mod noise;
 mod schedule;
+mod stopping;
 mod votes;
 
 pub use noise::{Draw, Noise, Philox, Recorded};
 pub use schedule::{Posterior, Schedule, Variance};
+pub use stopping::{Agreement, Stopping, reachable};
 pub use votes::Tally;
 
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4, Axis, Zip};
@@ -70,11 +72,13 @@ pub fn sample<D: Denoiser>(
     let mut z = Array2::zeros((ballots.len(), shape.latent));
     draw_all(noise, ballots, Draw::Start, &mut x);
 
-    for step in (0..schedule.steps()).rev() {
+    for step in (schedule.end..schedule.steps()).rev() {
         draw_all(noise, ballots, Draw::Latent(step), &mut z);
         let x0 = denoiser.denoise(&images, step, x.view(), z.view())?;
         let posterior = schedule.posterior[step];
-        if step == 0 {
+        if step == schedule.end && step > 0 {
+            x.assign(&x0);
+        } else if step == 0 {
             Zip::from(&mut x).and(&x0).for_each(|x, &x0| {
                 *x = posterior.x0_weight * x0 + posterior.x_weight * *x;
             });

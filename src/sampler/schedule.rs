@@ -35,6 +35,8 @@ pub struct Schedule {
     pub sigma_cum: Vec<f32>,
     /// One entry for each time-step i = 0..T.
     pub posterior: Vec<Posterior>,
+    /// Time-step that sampling ends with: its x_0 is the sample. 0 but for a sampler cut short.
+    pub end: usize,
 }
 
 /// q(x_i | x_{i+1}, x_0) at time-step i: a normal distribution with mean
@@ -104,7 +106,14 @@ impl Schedule {
             a,
             a_cum,
             posterior,
+            end: 0,
         }
+    }
+
+    /// The same diffusion, of which a sample takes only the first `evaluations` of its T steps.
+    #[must_use]
+    pub fn cut_short(self, evaluations: usize) -> Self {
+        Self { end: self.steps().saturating_sub(evaluations.max(1)), ..self }
     }
 
     /// T, the number of time-steps.

@@ -29,6 +29,12 @@ impl Tally {
         self.votes
     }
 
+    /// Sum of the clamped samples [L, H, W].
+    #[must_use]
+    pub fn sum(&self) -> &Array3<f32> {
+        &self.sum
+    }
+
     /// Mean of the clamped samples [L, H, W], in [0, 1].
     #[must_use]
     pub fn mean(&self) -> Array3<f32> {

@@ -7,6 +7,7 @@
 mod conditioned;
 mod golden;
 mod recorded;
+mod vote;
 
 use std::{
     path::Path,
@@ -14,16 +15,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ndarray::Axis;
+use serde::Serialize;
 
 pub use conditioned::Conditioned;
 pub use recorded::RecordedNoise;
+use vote::Election;
 
 use crate::{
-    bundle::{Assembly, Bundle, BundleError, Manifest, Prepared, prepare},
+    bundle::{Bundle, BundleError, Manifest, prepare},
     domain::{Provenance, Segmentation, Volume},
     engine::{Device, EngineError, Generator, Graphs, Interface, Options, Runtime},
-    sampler::{Ballot, Noise, Philox, Schedule, Shape, Tally, sample},
+    sampler::{Noise, Philox, Stopping},
 };
 
 /// What keeps a case from being segmented.
@@ -46,6 +48,10 @@ pub enum SegmenterError {
 pub struct Request {
     /// `None`: as many as the bundle says.
     pub votes: Option<usize>,
+    /// `None`: all T. Fewer end a sample early, with the x_0 that the last step taken predicts.
+    pub steps: Option<usize>,
+    /// Whether a vote may end before its last sample.
+    pub stopping: Stopping,
     pub seed: u64,
     /// Noise recorded elsewhere, in place of the seed's.
     pub noise: Option<Arc<RecordedNoise>>,
@@ -55,8 +61,33 @@ pub struct Request {
 #[derive(Debug, Clone)]
 pub struct Outcome {
     pub segmentation: Segmentation,
+    /// Votes that were asked for; fewer may have been drawn.
     pub votes: usize,
+    pub ending: Ending,
+    /// Evaluations of the denoiser for one vote.
+    pub steps: usize,
     pub stages: Stages,
+}
+
+/// How a vote ended.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ending {
+    pub rule: Stopping,
+    /// Samples drawn for each image, on average; at most the votes asked for.
+    pub votes_drawn: f64,
+    /// Dice of the mask against that of the full vote, of the label that has least: at least this for `exact`
+    /// and `certified`, expected to be this for `adaptive`.
+    pub dice: f64,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rule, votes_drawn, dice } = self;
+        match rule {
+            Stopping::Never => Ok(()),
+            _ => write!(f, "{rule} drawn={votes_drawn:.2} dice={dice:.4}"),
+        }
+    }
 }
 
 /// Time spent in each stage of one case.
@@ -139,7 +170,17 @@ impl Segmenter {
                 Some(recorded) => recorded,
                 None => &philox,
             };
-            vote(generator, &bundle.manifest, &prepared, noise, votes)
+            let diffusion = &bundle.manifest.diffusion;
+            let steps = request.steps.unwrap_or(diffusion.steps);
+            let election = Election {
+                manifest: &bundle.manifest,
+                schedule: diffusion.schedule().cut_short(steps),
+                prepared: &prepared,
+                noise,
+                votes,
+                stopping: request.stopping,
+            };
+            election.run(generator)
         })??;
         outcome.stages.prepare = prepare;
         Ok(outcome)
@@ -153,8 +194,9 @@ impl Segmenter {
             model: manifest.name.clone(),
             model_version: manifest.version.clone(),
             model_digest: self.bundle.digest.clone(),
-            steps: manifest.diffusion.steps,
+            steps: outcome.steps,
             votes: outcome.votes,
+            ending: outcome.ending.to_string(),
             seed,
             software_version: env!("CARGO_PKG_VERSION").into(),
             configuration: configuration.into(),
@@ -183,66 +225,4 @@ pub fn interface(manifest: &Manifest) -> Interface {
         features: network.features,
         latent: network.latent,
     }
-}
-
-/// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
-/// that activations stay near the cache.
-const BATCH_PIXELS: usize = 32 * 1024;
-/// Values of condition features that are held at once (256 MiB); at least one crop's.
-const HELD_FEATURES: usize = 64 << 20;
-
-fn vote(
-    generator: &mut Generator,
-    manifest: &Manifest,
-    prepared: &Prepared,
-    noise: &dyn Noise,
-    votes: usize,
-) -> Result<Outcome, SegmenterError> {
-    let schedule: Schedule = manifest.diffusion.schedule();
-    let label = interface(manifest).label();
-    let shape = Shape { label, latent: manifest.network.latent };
-    let batch = (BATCH_PIXELS / (label[1] * label[2])).max(1);
-    let held = (HELD_FEATURES / (manifest.network.features * label[1] * label[2])).max(1);
-    let mut assembly = Assembly::new(label[0], &prepared.grid);
-    let mut stages = Stages::default();
-
-    let mut samples_of = vec![Vec::new(); prepared.crops.len()];
-    for (number, sample) in prepared.samples.iter().enumerate() {
-        samples_of[sample.crop].push(number);
-    }
-    for (chunk, crops) in prepared.crops.chunks(held).enumerate() {
-        let first = chunk * held;
-        let started = Instant::now();
-        let mut conditioned = Conditioned::encode(generator, prepared, first, crops, batch)?;
-        stages.condition += started.elapsed();
-
-        let started = Instant::now();
-        let numbers: Vec<usize> = (first..first + crops.len())
-            .flat_map(|crop| samples_of[crop].iter().copied())
-            .collect();
-        let ballots: Vec<Ballot> = numbers
-            .iter()
-            .flat_map(|&image| (0..votes).map(move |vote| Ballot { image, vote }))
-            .collect();
-        let mut tallies = std::collections::HashMap::new();
-        for ballots in ballots.chunks(batch) {
-            let drawn = sample(&mut conditioned, &schedule, shape, noise, ballots, |_, _, _| ())?;
-            for (ballot, x0) in ballots.iter().zip(drawn.axis_iter(Axis(0))) {
-                tallies.entry(ballot.image).or_insert_with(|| Tally::new(label)).add(x0);
-            }
-        }
-        stages.denoise += started.elapsed();
-
-        let started = Instant::now();
-        for image in numbers {
-            let tally = &tallies[&image];
-            let crop = prepared.crops[prepared.samples[image].crop];
-            assembly.add(crop, tally.mean().view(), tally.mask().view());
-        }
-        stages.assemble += started.elapsed();
-    }
-    let started = Instant::now();
-    let segmentation = assembly.finish(manifest, &prepared.grid);
-    stages.assemble += started.elapsed();
-    Ok(Outcome { segmentation, votes, stages })
 }

@@ -20,6 +20,8 @@ pub struct Config {
     pub optimiser: Optimiser,
     #[serde(default)]
     pub validation: Validation,
+    /// A discriminator beside the generator, as published; without it the generator trains alone.
+    pub adversary: Option<Adversary>,
     pub card: Card,
 }
 
@@ -198,6 +200,39 @@ impl Validation {
     }
 }
 
+/// The discriminator: how it is trained, and what it does for the generator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adversary {
+    /// First weights; drawn with the model's seed where absent.
+    #[serde(skip_serializing)]
+    pub checkpoint: Option<PathBuf>,
+    pub learning_rate: f64,
+    /// Where the cosine decay ends.
+    pub final_learning_rate: f64,
+    /// Adam's.
+    pub betas: [f64; 2],
+    /// Of the penalty ½·`r1_gamma`·‖∇D‖² on real pairs; 0 leaves it out.
+    pub r1_gamma: f32,
+    /// Steps from one penalty to the next.
+    #[serde(default = "every_step")]
+    pub lazy_reg: u64,
+    /// Whether the label is weighted by D's spatial attention before it is noised for the generator.
+    #[serde(default = "yes")]
+    pub attention: bool,
+    /// Of softplus(-D) in the generator's loss; published: 0.
+    #[serde(default)]
+    pub adversarial_weight: f32,
+}
+
+fn every_step() -> u64 {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// What the bundle says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -219,31 +254,7 @@ impl Config {
             toml::Deserializer::parse(&text).map_err(|e| wrong(e.message().to_owned()))?;
         let mut config: Self = serde_path_to_error::deserialize(deserializer)
             .map_err(|e| wrong(format!("{}: {}", e.path(), e.inner().message())))?;
-        let o = &config.optimiser;
-        let rate = |r: f64| r.is_finite() && r > 0.0;
-        for (fine, fault) in [
-            (o.steps > 0, "optimiser.steps must be positive"),
-            (o.batch > 0 && o.batch <= 4096, "optimiser.batch must be 1 to 4096"),
-            (
-                rate(o.learning_rate) && rate(o.final_learning_rate),
-                "learning rates must be positive",
-            ),
-            (o.betas.iter().all(|b| (0.0..1.0).contains(b)), "optimiser.betas must lie in [0, 1)"),
-            ((0.0..1.0).contains(&o.ema_decay), "optimiser.ema_decay must lie in [0, 1)"),
-            (o.checkpoint_every > 0, "optimiser.checkpoint_every must be positive"),
-            (o.intra_threads > 0, "optimiser.intra_threads must be positive"),
-        ] {
-            if !fine {
-                return Err(wrong(fault.into()));
-            }
-        }
-        let checks = [config.augmentation.check(), config.validation.check()];
-        checks.into_iter().collect::<Result<(), _>>().map_err(|fault| wrong(fault.into()))?;
-        if config.model.checkpoint.is_some() && config.model.start.is_some() {
-            return Err(wrong(
-                "model.checkpoint and model.start are the same thing; give one".into(),
-            ));
-        }
+        config.check().map_err(|fault| wrong(fault.into()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         for relative in [&mut config.run_folder, &mut config.python, &mut config.model.parameters]
             .into_iter()
@@ -251,6 +262,7 @@ impl Config {
             .chain(config.model.start.as_mut().map(|start| match start {
                 Start::Bundle(path) | Start::Checkpoint(path) => path,
             }))
+            .chain(config.adversary.as_mut().and_then(|adversary| adversary.checkpoint.as_mut()))
             .chain(match &mut config.data {
                 Data::Pairs { folder, split, .. } => vec![folder, split],
                 Data::Phantom { .. } => vec![],
@@ -259,5 +271,68 @@ impl Config {
             *relative = folder.join(&*relative);
         }
         Ok(config)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let rate = |r: f64| r.is_finite() && r > 0.0;
+        let momenta = |betas: &[f64; 2]| betas.iter().all(|b| (0.0..1.0).contains(b));
+        let weight = |w: f32| w.is_finite() && w >= 0.0;
+        let o = &self.optimiser;
+        let mut checks = vec![
+            (o.steps > 0, "optimiser.steps must be positive"),
+            (o.batch > 0 && o.batch <= 4096, "optimiser.batch must be 1 to 4096"),
+            (
+                rate(o.learning_rate) && rate(o.final_learning_rate),
+                "learning rates must be positive",
+            ),
+            (momenta(&o.betas), "optimiser.betas must lie in [0, 1)"),
+            ((0.0..1.0).contains(&o.ema_decay), "optimiser.ema_decay must lie in [0, 1)"),
+            (o.checkpoint_every > 0, "optimiser.checkpoint_every must be positive"),
+            (o.intra_threads > 0, "optimiser.intra_threads must be positive"),
+        ];
+        if let Some(a) = &self.adversary {
+            checks.extend([
+                (
+                    rate(a.learning_rate) && rate(a.final_learning_rate),
+                    "the adversary's learning rates must be positive",
+                ),
+                (momenta(&a.betas), "adversary.betas must lie in [0, 1)"),
+                (weight(a.r1_gamma), "adversary.r1_gamma must not be negative"),
+                (a.lazy_reg > 0, "adversary.lazy_reg must be positive; 1 is every step"),
+                (weight(a.adversarial_weight), "adversary.adversarial_weight must not be negative"),
+                (
+                    o.batch <= 4 || o.batch.is_multiple_of(4),
+                    "optimiser.batch must be at most 4 or a multiple of 4 with an [adversary], \
+                     whose minibatch stddev takes groups of 4",
+                ),
+            ]);
+        }
+        let is_twice = self.model.checkpoint.is_some() && self.model.start.is_some();
+        checks.push((!is_twice, "model.checkpoint and model.start are the same thing; give one"));
+        checks.into_iter().find(|(fine, _)| !fine).map_or(Ok(()), |(_, fault)| Err(fault))?;
+        self.augmentation.check()?;
+        self.validation.check()
+    }
+}
+
+impl Optimiser {
+    /// Cosine decay from the first to the last step.
+    #[must_use]
+    pub fn rate_at(&self, step: u64) -> f32 {
+        self.decayed(step, self.learning_rate, self.final_learning_rate)
+    }
+
+    fn decayed(&self, step: u64, first: f64, last: f64) -> f32 {
+        let done = step as f64 / self.steps as f64;
+        let cosine = f64::midpoint(1.0, (std::f64::consts::PI * done).cos());
+        (last + (first - last) * cosine) as f32
+    }
+}
+
+impl Adversary {
+    /// The discriminator's rate, over the same steps.
+    #[must_use]
+    pub fn rate_at(&self, optimiser: &Optimiser, step: u64) -> f32 {
+        optimiser.decayed(step, self.learning_rate, self.final_learning_rate)
     }
 }

@@ -14,22 +14,25 @@ use ndarray::{Array1, Array2, Array3, Array4, Axis};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Augmentation, Config, Data, Example, TrainError, Validator,
+    Augmentation, Config, Data, Example, Inputs, TrainError, Validator,
     augment::augment,
     cases,
-    draws::{CASE, SLICE, TIME, index, uniforms},
+    diffusion::{Pair, normals, pair},
+    draws::{CASE, GENERATOR, SLICE, index, uniforms},
     sameness::hex,
 };
 use crate::{
     bundle::Manifest,
     phantom::{Phantom, phantom},
-    sampler::{Draw, Noise, Philox, Schedule},
+    sampler::{Philox, Schedule},
 };
 
 /// One step's worth of training input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Noised label `x_{t+1}` [N, L, H, W].
+    /// Noised label `x_t` [N, L, H, W].
+    pub x_t: Array4<f32>,
+    /// Noised once more: `x_{t+1}` [N, L, H, W].
     pub x: Array4<f32>,
     /// [N].
     pub t: Array1<i64>,
@@ -39,6 +42,18 @@ pub struct Batch {
     pub z: Array2<f32>,
     /// Clean label in [-1, 1], [N, L, H, W].
     pub target: Array4<f32>,
+}
+
+impl Batch {
+    /// What the generator's graph takes, with `x` for x_{t+1}.
+    pub(super) fn inputs<'a>(&'a self, x: &'a Array4<f32>) -> Inputs<'a> {
+        Inputs::new()
+            .floats("x", x.view())
+            .integers("t", self.t.view())
+            .floats("image", self.image.view())
+            .floats("z", self.z.view())
+            .floats("target", self.target.view())
+    }
 }
 
 /// All that a batch depends on.
@@ -154,7 +169,10 @@ impl Batches {
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
             ndarray::stack(Axis(0), &views).expect("slices share one shape")
         };
-        Ok(self.noised(schedule, noise, stack(&images), stack(&targets)))
+        let (image, target) = (stack(&images), stack(&targets));
+        let Pair { t, x_t, x_tp1: x } = pair(schedule, noise, GENERATOR, &target);
+        let z = normals(noise, GENERATOR.latent, (self.size, self.manifest.network.latent));
+        Ok(Batch { x_t, x, t, image, z, target })
     }
 
     /// What `work` makes of 0 to `count`, in that order. Large slices are spread over threads, which changes nothing
@@ -191,35 +209,6 @@ impl Batches {
         let crop = example.choose(telling, which);
         let (image, label) = augment(&self.augmentation, example, crop, noise, number);
         (image, self.manifest.target(label.view()))
-    }
-
-    /// Draws t and the forward pair, x_t = a_cum\[t\]·x_0 + σ_cum\[t\]·ε, x_{t+1} = a\[t+1\]·x_t + σ\[t+1\]·ε'.
-    fn noised(
-        &self,
-        schedule: &Schedule,
-        noise: Philox,
-        image: Array4<f32>,
-        target: Array4<f32>,
-    ) -> Batch {
-        let mut x = target.clone();
-        let mut z = Array2::zeros((self.size, self.manifest.network.latent));
-        let mut t = Array1::zeros(self.size);
-        let pixels = target.len() / self.size;
-        let (mut first, mut second) = (vec![0.0; pixels], vec![0.0; pixels]);
-        for (n, mut x) in x.axis_iter_mut(Axis(0)).enumerate() {
-            let [uniform] = uniforms(noise, n, TIME);
-            let step = index(uniform, schedule.steps());
-            t[n] = step as i64;
-            noise.fill(n, 2, Draw::Start, &mut first);
-            noise.fill(n, 3, Draw::Start, &mut second);
-            for (x, (e, f)) in x.iter_mut().zip(first.iter().zip(&second)) {
-                let at_t = schedule.a_cum[step] * *x + schedule.sigma_cum[step] * e;
-                *x = schedule.a[step + 1] * at_t + schedule.sigma[step + 1] * f;
-            }
-            let mut row = z.row_mut(n);
-            noise.fill(n, 4, Draw::Start, row.as_slice_mut().expect("fresh rows are contiguous"));
-        }
-        Batch { x, t, image, z, target }
     }
 
     /// Batches from `step` on, made ahead on a thread of their own.

@@ -2,7 +2,7 @@ use ndarray::{Array3, s};
 
 use super::draws::index;
 use crate::{
-    bundle::{BundleError, Crop, Manifest, Prepared, Sample, prepare},
+    bundle::{BundleError, Crop, Manifest, Prepared, prepare},
     domain::Volume,
 };
 
@@ -62,21 +62,15 @@ pub struct Held {
 }
 
 impl Held {
-    /// A case under the windows of `manifest`; with `each_crop_once` none is sampled more than once.
-    ///
     /// # Errors
     /// If the case does not suit the model.
     pub fn new(
         manifest: &Manifest,
-        each_crop_once: bool,
         name: String,
         volume: Volume,
         truth: Array3<u8>,
     ) -> Result<Self, BundleError> {
-        let mut prepared = prepare(manifest, &volume)?;
-        if each_crop_once {
-            prepared.samples = (0..prepared.crops.len()).map(|crop| Sample { crop }).collect();
-        }
+        let prepared = prepare(manifest, &volume)?;
         Ok(Self { name, volume, truth, prepared })
     }
 }

@@ -1,14 +1,17 @@
 //! Training: batches, the session of ONNX Runtime's training API, checkpoints, the finished bundle.
 //!
 //! The graphs are made offline by the Python package `cdal_onnx`; everything else is here. A step trains
-//! the generator on the denoising error: MSE(x_0, G(x_{t+1}, t, I, z)). Invariants: a run that is killed and
-//! resumed takes the same steps as one that was not; a checkpoint is whole or absent. Called by `cli`.
+//! the generator on the denoising error, MSE(x_0, G(x_{t+1}, t, I, z)), and with an adversary first the
+//! discriminator, whose attention weights the label that the generator sees noised. Invariants: a run that is
+//! killed and resumed takes the same steps as one that was not; a checkpoint is whole or absent. Called by `cli`.
 
+mod adversary;
 mod augment;
 mod cases;
 mod checkpoint;
 mod config;
 mod data;
+mod diffusion;
 mod draws;
 mod example;
 mod field;
@@ -19,11 +22,14 @@ mod story;
 mod tools;
 mod validate;
 
-pub use config::{Augmentation, Card, Config, Crops, Data, Model, Optimiser, Start, Validation};
+pub use adversary::AdversaryLosses;
+pub use config::{
+    Adversary, Augmentation, Card, Config, Crops, Data, Model, Optimiser, Start, Validation,
+};
 pub use data::{Batch, Batches};
 pub use example::{Example, Held};
 pub use run::{Progress, train};
-pub use session::{Inputs, TrainingSession};
+pub use session::{Inputs, Outputs, TrainingSession};
 pub use validate::Validator;
 
 /// What stops a training run.
@@ -47,9 +53,9 @@ pub enum TrainError {
     #[error("cdal_onnx {command} failed: {reason}")]
     Python { command: String, reason: String },
     #[error(
-        "the loss became {loss} at step {step}; resume from the last checkpoint with a lower learning rate"
+        "the {network}'s loss became {loss} at step {step}; resume from the last checkpoint with a lower learning rate"
     )]
-    Diverged { loss: f32, step: u64 },
+    Diverged { network: &'static str, loss: f32, step: u64 },
     #[error(
         "{0}: a run stands there already; give --resume to go on with it, or another run_folder"
     )]

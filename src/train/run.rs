@@ -13,13 +13,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Batches, Config, Inputs, TrainError, TrainingSession, Validator,
+    AdversaryLosses, Batch, Batches, Config, TrainError, TrainingSession, Validator,
+    adversary::{Adversary, Means, Round},
     checkpoint::{read_floats, recover, swap, sync},
     sameness::{refuse_changes, sameness},
     story::story,
     tools::{ensure_artifacts, export, file, read_arrays, safetensors, tensor_names, write_whole},
 };
-use crate::{bundle::Manifest, codec::overlay, engine::Runtime, sampler::Schedule};
+use crate::{
+    bundle::Manifest,
+    codec::overlay,
+    engine::Runtime,
+    sampler::{Philox, Schedule},
+};
 
 /// One line of `metrics.jsonl`, and what the terminal shows.
 #[derive(Debug, Clone, Serialize)]
@@ -29,6 +35,9 @@ pub struct Progress {
     /// Mean denoising error since the last line.
     pub loss: f32,
     pub learning_rate: f32,
+    /// Of the discriminator, where the run has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adversary: Option<AdversaryLosses>,
     pub slices_per_second: f64,
     /// Mean Dice of each label over the validation cases that have it, by the real sampler; only at checkpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,28 +94,15 @@ pub fn train(
     let (started, first) = (Instant::now(), run.state.step);
     for batch in batches {
         let batch = batch?;
-        let rate = learning_rate(config, run.state.step);
-        let loss = run.session.step(
-            &Inputs {
-                x: batch.x.view().into_dyn(),
-                t: &batch.t,
-                image: batch.image.view().into_dyn(),
-                z: batch.z.view().into_dyn(),
-                target: batch.target.view().into_dyn(),
-            },
-            rate,
-        )?;
-        if !loss.is_finite() {
-            return Err(TrainError::Diverged { loss, step: run.state.step });
-        }
+        let losses = run.step(&batch)?;
         run.average()?;
         run.state.step += 1;
-        window.add(loss);
+        window.add(losses);
         let step = run.state.step;
         let is_checkpoint = step.is_multiple_of(config.optimiser.checkpoint_every)
             || step == config.optimiser.steps;
         if is_checkpoint || step.is_multiple_of(REPORT_EVERY) {
-            let mut progress = window.close(step, config, rate);
+            let mut progress = window.close(step, config);
             if is_checkpoint {
                 progress.validation_dice = Some(run.validate()?);
                 run.checkpoint(progress.validation_dice.as_deref().unwrap_or_default())?;
@@ -131,17 +127,19 @@ pub fn train(
     Ok(out)
 }
 
-/// Cosine decay from the first to the last step.
-fn learning_rate(config: &Config, step: u64) -> f32 {
-    let o = &config.optimiser;
-    let done = step as f64 / o.steps as f64;
-    let cosine = f64::midpoint(1.0, (std::f64::consts::PI * done).cos());
-    (o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * cosine) as f32
+/// What one step found.
+#[derive(Debug, Clone, Copy)]
+struct Losses {
+    denoising: f32,
+    learning_rate: f32,
+    adversary: Option<AdversaryLosses>,
 }
 
 struct Run<'a> {
     config: &'a Config,
+    /// The generator.
     session: TrainingSession,
+    adversary: Option<Adversary<'a>>,
     batches: Batches,
     schedule: Schedule,
     validator: Validator,
@@ -166,6 +164,7 @@ impl<'a> Run<'a> {
             if resumed { last.join("checkpoint") } else { artifacts.join("checkpoint") };
         let threads = config.optimiser.intra_threads;
         let session = TrainingSession::load(runtime, artifacts, &checkpoint, threads)?;
+        let adversary = Adversary::load(config, runtime, artifacts, last, &session)?;
         let (state, average) = if resumed {
             let path = last.join("state.json");
             let text = fs::read(&path).map_err(|e| file(&path, &e))?;
@@ -191,6 +190,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             config,
             session,
+            adversary,
             schedule,
             validator,
             frozen,
@@ -199,6 +199,24 @@ impl<'a> Run<'a> {
             names: tensor_names(&artifacts.join("parameters.safetensors"))?,
             state,
         })
+    }
+
+    /// One step as published: the discriminator's, where there is one, then the generator's.
+    fn step(&mut self, batch: &Batch) -> Result<Losses, TrainError> {
+        let step = self.state.step;
+        let learning_rate = self.config.optimiser.rate_at(step);
+        let (denoising, adversary) = if let Some(adversary) = &mut self.adversary {
+            let noise = Philox::new(self.config.model.seed, step);
+            let round = Round { step, batch, schedule: &self.schedule, noise };
+            let found = adversary.discriminate(&mut self.session, round)?;
+            let (denoising, adversarial) =
+                adversary.generate(&mut self.session, round, learning_rate)?;
+            (denoising, Some(AdversaryLosses { adversarial, ..found }))
+        } else {
+            let found = self.session.step(&batch.inputs(&batch.x), learning_rate)?;
+            (found.loss("generator", step)?, None)
+        };
+        Ok(Losses { denoising, learning_rate, adversary })
     }
 
     /// Exponential moving average of the weights; it follows closely at first.
@@ -250,6 +268,9 @@ impl<'a> Run<'a> {
         let state = serde_json::to_vec_pretty(&self.state).expect("a state serialises");
         write_whole(&scratch.join("state.json"), &state)?;
         sync(&scratch.join("checkpoint"))?;
+        if let Some(adversary) = &self.adversary {
+            sync(&adversary.save(&scratch)?)?;
+        }
         sync(&scratch)?;
         swap(&scratch, &folder.join("last"))?;
         sync(folder)?;
@@ -263,7 +284,7 @@ impl<'a> Run<'a> {
     fn write_average(&mut self, path: &Path) -> Result<(), TrainError> {
         let training = self.session.parameters()?;
         self.session.set_parameters(&self.average)?;
-        let named = self.session.named_parameters(self.names.iter().cloned());
+        let named = self.session.named_parameters(&self.names);
         self.session.set_parameters(&training)?;
         let mut all = self.frozen.clone();
         all.extend(named?);
@@ -271,30 +292,43 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Mean loss and speed between two lines of progress.
+/// Mean losses and speed between two lines of progress.
 struct Window {
     started: Instant,
     sum: f32,
     steps: u64,
+    learning_rate: f32,
+    adversary: Means,
 }
 
 impl Window {
     fn new() -> Self {
-        Self { started: Instant::now(), sum: 0.0, steps: 0 }
+        Self {
+            started: Instant::now(),
+            sum: 0.0,
+            steps: 0,
+            learning_rate: 0.0,
+            adversary: Means::default(),
+        }
     }
 
-    fn add(&mut self, loss: f32) {
-        self.sum += loss;
+    fn add(&mut self, losses: Losses) {
+        self.sum += losses.denoising;
         self.steps += 1;
+        self.learning_rate = losses.learning_rate;
+        if let Some(found) = &losses.adversary {
+            self.adversary.add(found);
+        }
     }
 
-    fn close(&mut self, step: u64, config: &Config, learning_rate: f32) -> Progress {
+    fn close(&mut self, step: u64, config: &Config) -> Progress {
         let slices = (self.steps * config.optimiser.batch as u64) as f64;
         let progress = Progress {
             step,
             steps: config.optimiser.steps,
             loss: self.sum / self.steps.max(1) as f32,
-            learning_rate,
+            learning_rate: self.learning_rate,
+            adversary: self.adversary.close(),
             slices_per_second: slices / self.started.elapsed().as_secs_f64(),
             validation_dice: None,
             remaining: Duration::ZERO,

@@ -26,6 +26,7 @@ pub(super) fn sameness(config: &Config, cases: &str) -> Result<Value, TrainError
         },
         "augmentation": config.augmentation,
         "optimiser": config.optimiser,
+        "adversary": config.adversary,
     }))
 }
 

@@ -49,6 +49,18 @@ pub(super) fn ensure_artifacts(config: &Config, folder: &Path) -> Result<(), Tra
     for pattern in &config.model.freeze {
         arguments.extend([OsStr::new("--freeze"), OsStr::new(pattern)]);
     }
+    let its_betas;
+    if let Some(adversary) = &config.adversary {
+        its_betas = adversary.betas.map(|beta| beta.to_string());
+        arguments.extend(["--adversary", "--adversary-betas"].map(OsStr::new));
+        arguments.extend(its_betas.iter().map(OsStr::new));
+        if let Some(checkpoint) = &adversary.checkpoint {
+            arguments.extend(["--adversary-checkpoint".as_ref(), checkpoint.as_os_str()]);
+        }
+        if adversary.adversarial_weight > 0.0 {
+            arguments.push("--adversarial-term".as_ref());
+        }
+    }
     python(config, &arguments)
 }
 

@@ -4,7 +4,7 @@ use ndarray::{Array1, Array3, Array4, ArrayView2, ArrayView4, Axis, concatenate}
 
 use super::{Held, Inputs, TrainError, TrainingSession, Validation};
 use crate::{
-    bundle::{Assembly, BundleError, Manifest, Windows},
+    bundle::{Assembly, BundleError, Manifest, Plan, Windows},
     domain::{Segmentation, Volume},
     sampler::{Ballot, Denoiser, Philox, Schedule, Shape, Tally, sample},
     truth::metrics::Overlap,
@@ -15,7 +15,6 @@ use crate::{
 pub struct Validator {
     /// The model's, with the votes and windows of validation.
     manifest: Manifest,
-    each_crop_once: bool,
     pub cases: Vec<Held>,
 }
 
@@ -24,12 +23,13 @@ impl Validator {
     pub(super) fn new(asked: &Validation, manifest: &Manifest) -> Self {
         let mut manifest = manifest.clone();
         manifest.votes = asked.votes.unwrap_or(manifest.votes);
-        if let (Windows::Sliding { overlap, .. }, Some(asked)) =
+        if let (Windows::Sliding { overlap, plan, .. }, Some(asked)) =
             (&mut manifest.windows, asked.overlap)
         {
             *overlap = asked;
+            *plan = Plan::EachSliceOnce;
         }
-        Self { manifest, each_crop_once: asked.overlap.is_some(), cases: Vec::new() }
+        Self { manifest, cases: Vec::new() }
     }
 
     /// # Errors
@@ -40,7 +40,7 @@ impl Validator {
         volume: Volume,
         truth: Array3<u8>,
     ) -> Result<Held, BundleError> {
-        Held::new(&self.manifest, self.each_crop_once, name, volume, truth)
+        Held::new(&self.manifest, name, volume, truth)
     }
 
     /// Mean Dice of each label over the cases whose truth holds it; `None` where none does. `see` is shown the
@@ -124,13 +124,15 @@ impl Denoiser for UnderTraining<'_> {
             .map(|&image| prepared.pixels(prepared.crops[prepared.samples[image].crop]))
             .collect();
         let image = concatenate(Axis(0), &pixels).expect("crops share one shape");
-        let predicted = self.session.predict(&Inputs {
-            x: x.into_dyn(),
-            t: &Array1::from_elem(images.len(), step as i64),
-            image: image.view().into_dyn(),
-            z: z.into_dyn(),
-            target: x.into_dyn(),
-        })?;
+        let t = Array1::from_elem(images.len(), step as i64);
+        // Artifacts of earlier versions ask for a target as well.
+        let inputs = Inputs::new()
+            .floats("x", x)
+            .integers("t", t.view())
+            .floats("image", image.view())
+            .floats("z", z)
+            .floats("target", x);
+        let predicted = self.session.evaluate(&inputs)?.take("x0")?;
         predicted.into_dimensionality().map_err(|e| TrainError::Runtime(e.to_string()))
     }
 }

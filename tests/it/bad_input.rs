@@ -441,8 +441,21 @@ fn a_training_configuration_with_faults() {
         assert!(line.contains(word), "{to}: {line}");
     }
 
+    let good = fs::read_to_string(root().join("configs/train-phantom-adversary.toml")).unwrap();
+    for (from, to, word) in [
+        ("batch = 16", "batch = 6", "multiple of 4"),
+        ("lazy_reg = 10", "lazy_reg = 0", "adversary.lazy_reg"),
+        ("r1_gamma = 1.0", "r1_gamma = -1.0", "adversary.r1_gamma"),
+        ("attention = true", "attention = 1", "adversary.attention"),
+        ("learning_rate = 1.25e-4", "learning_rate = nan", "adversary's learning rates"),
+    ] {
+        fs::write(&file, good.replace(from, to)).unwrap();
+        let line = one_line(&train(), CONFIGURATION);
+        assert!(line.contains(word), "{to}: {line}");
+    }
+
     fs::create_dir_all(folder.path().join("run/last")).unwrap();
-    fs::write(&file, good.replace("../runs/phantom", "run")).unwrap();
+    fs::write(&file, good.replace("../runs/phantom-adversary", "run")).unwrap();
     let line = one_line(&train(), JOB_FAILED);
     assert!(line.contains("--resume"), "{line}");
     assert_eq!(left_in(&folder.path().join("run")), [folder.path().join("run/last")]);

@@ -34,6 +34,7 @@ fn provenance(seed: u64) -> Provenance {
         model_digest: "0123456789abcdef".repeat(4),
         steps: 2,
         votes: 5,
+        ending: "exact drawn=3.20 dice=1.0000".into(),
         seed,
         software_version: "0.1.0".into(),
         configuration: "7".into(),

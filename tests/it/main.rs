@@ -18,6 +18,7 @@ mod rooms;
 mod sampler;
 mod scripts;
 mod serial;
+mod stopping;
 mod support;
 mod synthetic;
 mod train;

@@ -30,7 +30,7 @@ fn both_labels_reach_090_on_twenty_seeds_with_a_single_vote() {
             std::fs::write(folder.path().join(format!("{number:03}.dcm")), bytes).unwrap();
         }
         let cases = codec::read(folder.path()).unwrap();
-        let request = Request { votes: Some(1), seed: 0, noise: None };
+        let request = Request { votes: Some(1), seed: 0, ..Request::default() };
         let outcome = segmenter.segment(&cases[0].volume, &request).unwrap();
         for label in [1, 2] {
             sums[usize::from(label) - 1] +=
@@ -46,7 +46,7 @@ fn a_case_in_another_orientation_is_segmented_alike() {
     let segmenter =
         Segmenter::open(runtime(), &root().join("onnx/phantom"), Options::default()).unwrap();
     let case = phantom(3);
-    let request = Request { votes: Some(1), seed: 0, noise: None };
+    let request = Request { votes: Some(1), seed: 0, ..Request::default() };
     let axial = segmenter.segment(&case.volume, &request).unwrap().segmentation.mask;
 
     // The same voxels stored as a sagittal stack: slices run along x, rows along z, columns along y.

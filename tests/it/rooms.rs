@@ -19,7 +19,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("train", &["bundle", "codec", "engine", "phantom", "sampler", "truth"]),
     ("eval", &["bundle", "codec", "sampler", "segmenter", "truth"]),
     ("daemon", &["bundle", "codec", "deliver", "engine", "ingest", "segmenter", "spool"]),
-    ("config", &["daemon", "deliver", "engine", "ingest", "spool"]),
+    ("config", &["daemon", "deliver", "engine", "ingest", "sampler", "spool"]),
     (
         "cli",
         &[

@@ -104,6 +104,10 @@ fn sampler_agrees_with_every_recorded_step() {
                     compare(&format!("x_step{i}"), &x.clone().into_dyn());
                 })
                 .unwrap();
+                let short = schedule.clone().cut_short(1);
+                let first = sample(&mut denoiser, &short, shape, &noise, &ballots, |_, _, _| ());
+                let last_step = schedule.steps() - 1;
+                compare(&format!("x0_step{last_step}"), &first.unwrap().into_dyn());
                 let mut tally = Tally::new(shape.label);
                 x.axis_iter(Axis(0)).for_each(|x0| tally.add(x0));
                 compare("mean", &tally.mean().insert_axis(Axis(0)).into_dyn());

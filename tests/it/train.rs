@@ -10,8 +10,18 @@ use std::{
 
 use crate::project::{cdal, root, said};
 
-/// A run of a few steps on phantoms; `edit` is given its text.
-fn configuration(folder: &Path, edit: impl Fn(String) -> String) -> PathBuf {
+/// The published step and the adversarial term besides, penalised on every third step.
+const ADVERSARY: &str = "
+[adversary]
+learning_rate = 1e-3
+final_learning_rate = 1e-5
+betas = [0.5, 0.9]
+r1_gamma = 1.0
+lazy_reg = 3
+adversarial_weight = 0.1
+";
+
+fn configuration(folder: &Path, adversary: &str) -> PathBuf {
     let parameters = fs::read_to_string(root().join("configs/phantom.parameters.json")).unwrap();
     let smaller = parameters.replace("\"ch_mult\": [1, 1, 2]", "\"ch_mult\": [1, 1]");
     assert_ne!(parameters, smaller);
@@ -41,7 +51,7 @@ betas = [0.5, 0.9]
 ema_decay = 0.9
 checkpoint_every = 2
 intra_threads = 2
-
+{adversary}
 [card]
 name = "tiny"
 version = "0.0.1"
@@ -52,7 +62,7 @@ licence = "MIT OR Apache-2.0"
         root().join(".venv/bin/python").display()
     );
     let path = folder.join("train.toml");
-    fs::write(&path, edit(text)).unwrap();
+    fs::write(&path, text).unwrap();
     path
 }
 
@@ -75,11 +85,20 @@ fn start(config: &Path, resume: bool) -> Child {
 
 #[test]
 fn a_killed_run_resumes_to_the_same_bits() {
+    resumes_to_the_same_bits("");
+}
+
+#[test]
+fn a_killed_run_with_an_adversary_resumes_to_the_same_bits() {
+    resumes_to_the_same_bits(ADVERSARY);
+}
+
+fn resumes_to_the_same_bits(adversary: &str) {
     if !can_train() {
         return;
     }
     let straight = tempfile::tempdir().unwrap();
-    let config = configuration(straight.path(), |text| text);
+    let config = configuration(straight.path(), adversary);
     // What an earlier try left before its first checkpoint counts for nothing.
     fs::create_dir_all(straight.path().join("run/artifacts")).unwrap();
     let output = cdal(&["train", "--config", config.to_str().unwrap()]);
@@ -88,7 +107,7 @@ fn a_killed_run_resumes_to_the_same_bits() {
     assert_eq!(again.status.code(), Some(1), "a finished run is not overwritten");
 
     let killed = tempfile::tempdir().unwrap();
-    let config = configuration(killed.path(), |text| text);
+    let config = configuration(killed.path(), adversary);
     let mut child = start(&config, false);
     let state = killed.path().join("run/last/state.json");
     while !state.exists() {
@@ -100,13 +119,27 @@ fn a_killed_run_resumes_to_the_same_bits() {
     assert!(!killed.path().join("run/bundle").exists(), "it was killed before the end");
     let other = text_with(&config, "batch = 3", "batch = 2");
     let output = cdal(&["train", "--config", other.to_str().unwrap(), "--resume"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
     assert!(said(&output).contains("optimiser.batch (was 3, is 2)"), "{}", said(&output));
     let output = cdal(&["train", "--config", config.to_str().unwrap(), "--resume"]);
     assert!(output.status.success(), "{}", said(&output));
 
     let weights = |folder: &Path| fs::read(folder.join("run/weights.safetensors")).unwrap();
     assert!(weights(straight.path()) == weights(killed.path()), "weights differ after resuming");
+    let lines = fs::read_to_string(straight.path().join("run/metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert!(last["loss"].as_f64().unwrap() > 0.0, "{last}");
+    for term in ["loss", "real", "fake", "adversarial", "learning_rate"] {
+        let value = last["adversary"][term].as_f64();
+        assert_eq!(value.is_some_and(|value| value > 0.0), !adversary.is_empty(), "{term}: {last}");
+    }
+
+    // A run is gone on with as it was begun.
+    let other = if adversary.is_empty() { ADVERSARY } else { "" };
+    let config = configuration(killed.path(), other);
+    let output = cdal(&["train", "--config", config.to_str().unwrap(), "--resume"]);
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+    assert!(said(&output).contains("begun with"), "{}", said(&output));
 
     let bundle = killed.path().join("run/bundle");
     let check = cdal(&["bundle", "check", bundle.to_str().unwrap()]);
@@ -122,6 +155,16 @@ fn text_with(config: &Path, from: &str, to: &str) -> PathBuf {
     path
 }
 
+const FREEZE: &str = r#"freeze = ["all_modules.2.*", "z_transform.*"]"#;
+const VALIDATION: &str = "
+[validation]
+votes = 1
+overlap = 0.0
+[augmentation]
+bias = 0.1
+flip_rows = true
+";
+
 #[test]
 fn a_bundle_is_tuned_with_layers_kept_and_the_card_tells_how() {
     if !can_train() {
@@ -129,14 +172,16 @@ fn a_bundle_is_tuned_with_layers_kept_and_the_card_tells_how() {
     }
     let folder = tempfile::tempdir().unwrap();
     let bundle = root().join("onnx/phantom");
-    let config = configuration(folder.path(), |text| {
-        let parameters = root().join("configs/phantom.parameters.json");
-        text.replace("\"parameters.json\"", &format!("{parameters:?}"))
-            .replace("seed = 5", &format!("seed = 5\nstart = {{ bundle = {bundle:?} }}\nfreeze = [\"all_modules.2.*\", \"z_transform.*\"]"))
-            .replace("validation_cases = 0", "validation_cases = 1")
-            .replace("steps = 6", "steps = 1")
-            .replace("[card]", "[validation]\nvotes = 1\noverlap = 0.0\n[augmentation]\nbias = 0.1\nflip_rows = true\n[card]")
-    });
+    let config = configuration(folder.path(), "");
+    let parameters = root().join("configs/phantom.parameters.json");
+    let text = fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"parameters.json\"", &format!("{parameters:?}"))
+        .replace("[data]", &format!("start = {{ bundle = {bundle:?} }}\n{FREEZE}\n[data]"))
+        .replace("validation_cases = 0", "validation_cases = 1")
+        .replace("steps = 6", "steps = 1")
+        .replace("[card]", &format!("{VALIDATION}\n[card]"));
+    fs::write(&config, text).unwrap();
     let output = cdal(&["train", "--config", config.to_str().unwrap()]);
     assert!(output.status.success(), "{}", said(&output));
     let run = folder.path().join("run");

@@ -255,6 +255,7 @@ fn a_series_is_paired_with_its_segmentation() {
         model_digest: "0".into(),
         steps: 1,
         votes: 1,
+        ending: String::new(),
         seed: 1,
         software_version: "1".into(),
         configuration: String::new(),

@@ -17,6 +17,9 @@ pub(super) fn parameters(provenance: &Provenance) -> String {
         "bundle sha256={} steps={} votes={} seed={}",
         provenance.model_digest, provenance.steps, provenance.votes, provenance.seed
     );
+    if !provenance.ending.is_empty() {
+        let _ = write!(text, " ending={}", provenance.ending.replace(' ', ","));
+    }
     if !provenance.configuration.is_empty() {
         let _ = write!(text, " configuration={}", provenance.configuration);
     }

@@ -1,0 +1,290 @@
+//! The vote on one case: rounds of samples until all are drawn or the rule says that the rest does not matter.
+
+use std::time::Instant;
+
+use ndarray::{Array3, Axis, Zip};
+
+use super::{Conditioned, Ending, Outcome, SegmenterError, Stages, interface};
+use crate::{
+    bundle::{Assembly, Crop, Decision, Manifest, Polarity, Prepared, Rounding},
+    engine::Generator,
+    sampler::{Agreement, Ballot, Noise, Schedule, Shape, Stopping, Tally, reachable, sample},
+};
+
+/// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
+/// that activations stay near the cache.
+const BATCH_PIXELS: usize = 32 * 1024;
+/// Values of condition features that are held at once (256 MiB); at least one crop's.
+const HELD_FEATURES: usize = 64 << 20;
+
+/// All that the mask of a case depends on, but the generator.
+pub(super) struct Election<'a> {
+    pub manifest: &'a Manifest,
+    pub schedule: Schedule,
+    pub prepared: &'a Prepared,
+    pub noise: &'a dyn Noise,
+    pub votes: usize,
+    pub stopping: Stopping,
+}
+
+/// What is known of the case so far: its means, and the least and the most they can still become.
+#[derive(Clone)]
+struct Standing {
+    now: Assembly,
+    /// `None` where every vote is drawn.
+    reach: Option<[Assembly; 2]>,
+}
+
+/// The vote on one sample: an image of one crop.
+struct Booth {
+    /// Position in the case's list of samples.
+    image: usize,
+    crop: Crop,
+    tally: Tally,
+}
+
+impl Election<'_> {
+    pub fn run(&self, generator: &mut Generator) -> Result<Outcome, SegmenterError> {
+        let Self { manifest, prepared, .. } = self;
+        let shape = self.shape();
+        let pixels = shape.label[1] * shape.label[2];
+        let batch = (BATCH_PIXELS / pixels).max(1);
+        let held = (HELD_FEATURES / (manifest.network.features * pixels)).max(1);
+        let mut stages = Stages::default();
+        let mut standing = Standing::new(self);
+        let mut drawn = 0;
+        let mut forecast = Forecast::default();
+
+        let mut samples_of = vec![Vec::new(); prepared.crops.len()];
+        for (number, sample) in prepared.samples.iter().enumerate() {
+            samples_of[sample.crop].push(number);
+        }
+        for (chunk, crops) in prepared.crops.chunks(held).enumerate() {
+            let first = chunk * held;
+            let started = Instant::now();
+            let mut conditioned = Conditioned::encode(generator, prepared, first, crops, batch)?;
+            stages.condition += started.elapsed();
+
+            let started = Instant::now();
+            let mut booths: Vec<Booth> = (first..first + crops.len())
+                .flat_map(|crop| samples_of[crop].iter().map(move |&image| (image, crop)))
+                .map(|(image, crop)| {
+                    let crop = prepared.crops[crop];
+                    Booth { image, crop, tally: Tally::new(shape.label) }
+                })
+                .collect();
+            let mut open: Vec<usize> = (0..booths.len()).collect();
+            let mut more = self.stopping.first_votes(self.votes);
+            while !open.is_empty() {
+                self.round(&mut conditioned, &mut booths, &open, more, batch)?;
+                open = self.still_open(&booths, &standing, &mut forecast);
+                more = (batch / open.len().max(1)).max(1);
+            }
+            stages.denoise += started.elapsed();
+
+            let started = Instant::now();
+            drawn += booths.iter().map(|booth| booth.tally.votes()).sum::<usize>();
+            standing.add(&booths, self.votes);
+            forecast.close();
+            stages.assemble += started.elapsed();
+        }
+        let started = Instant::now();
+        let segmentation = standing.now.finish(manifest, &prepared.grid);
+        let ending = Ending {
+            rule: self.stopping,
+            votes_drawn: drawn as f64 / prepared.samples.len() as f64,
+            dice: match self.stopping {
+                Stopping::Adaptive { .. } => forecast.finished.dice(),
+                _ => standing.certain_dice(self),
+            },
+        };
+        stages.assemble += started.elapsed();
+        let steps = self.schedule.steps() - self.schedule.end;
+        Ok(Outcome { segmentation, votes: self.votes, ending, steps, stages })
+    }
+
+    fn shape(&self) -> Shape {
+        let label = interface(self.manifest).label();
+        Shape { label, latent: self.manifest.network.latent }
+    }
+
+    /// Draws up to `more` further votes at each open booth.
+    fn round(
+        &self,
+        conditioned: &mut Conditioned<'_>,
+        booths: &mut [Booth],
+        open: &[usize],
+        more: usize,
+        batch: usize,
+    ) -> Result<(), SegmenterError> {
+        let ballots: Vec<(usize, Ballot)> = open
+            .iter()
+            .flat_map(|&number| {
+                let Booth { image, tally, .. } = &booths[number];
+                let (image, next) = (*image, tally.votes());
+                let last = (next + more).min(self.votes);
+                (next..last).map(move |vote| (number, Ballot { image, vote }))
+            })
+            .collect();
+        for ballots in ballots.chunks(batch) {
+            let (numbers, ballots): (Vec<usize>, Vec<Ballot>) = ballots.iter().copied().unzip();
+            let shape = self.shape();
+            let drawn =
+                sample(conditioned, &self.schedule, shape, self.noise, &ballots, |_, _, _| ())?;
+            for (&number, x0) in numbers.iter().zip(drawn.axis_iter(Axis(0))) {
+                booths[number].tally.add(x0);
+            }
+        }
+        Ok(())
+    }
+
+    /// The booths whose further votes could matter.
+    fn still_open(
+        &self,
+        booths: &[Booth],
+        before: &Standing,
+        forecast: &mut Forecast,
+    ) -> Vec<usize> {
+        let unfinished: Vec<usize> =
+            (0..booths.len()).filter(|&n| booths[n].tally.votes() < self.votes).collect();
+        if let Stopping::Adaptive { error } = self.stopping {
+            return forecast.update(booths, self, error, &unfinished);
+        }
+        if unfinished.is_empty() {
+            return unfinished;
+        }
+        let mut standing = before.clone();
+        standing.add(booths, self.votes);
+        let enough = match self.stopping {
+            Stopping::Certified { dice } => dice,
+            _ => 1.0,
+        };
+        if standing.certain_dice(self) >= enough {
+            return Vec::new();
+        }
+        // Where the mean is rounded on the image's grid, decided pixels can still move an outline between them.
+        let at_image =
+            matches!(self.manifest.decision, Decision::Threshold { rounded: Rounding::Image, .. });
+        let is_open = |&number: &usize| {
+            let [low, high] = reachable(&booths[number].tally, self.votes);
+            at_image || round(&low) != round(&high)
+        };
+        unfinished.into_iter().filter(is_open).collect()
+    }
+}
+
+fn round(mean: &Array3<f32>) -> Array3<f32> {
+    mean.mapv(f32::round_ties_even)
+}
+
+impl Standing {
+    fn new(election: &Election<'_>) -> Self {
+        let label_channels = election.manifest.network.label_channels;
+        let empty = Assembly::new(label_channels, &election.prepared.grid);
+        let stops = election.stopping != Stopping::Never;
+        Self { reach: stops.then(|| [empty.clone(), empty.clone()]), now: empty }
+    }
+
+    fn add(&mut self, booths: &[Booth], votes: usize) {
+        for Booth { crop, tally, .. } in booths {
+            self.now.add(*crop, tally.mean().view(), tally.mask().view());
+            if let Some(reach) = &mut self.reach {
+                for (assembly, mean) in reach.iter_mut().zip(reachable(tally, votes)) {
+                    assembly.add(*crop, mean.view(), round(&mean).view());
+                }
+            }
+        }
+    }
+
+    /// The least Dice that any label of the mask can have against that of the full vote.
+    fn certain_dice(&self, election: &Election<'_>) -> f64 {
+        let Some([lowest, highest]) = &self.reach else { return 1.0 };
+        let (manifest, grid) = (election.manifest, &election.prepared.grid);
+        let (mask, open) = self.now.open_voxels([lowest, highest], manifest, grid);
+        manifest
+            .labels
+            .iter()
+            .map(|label| least_dice(&mask, &open, label.value))
+            .fold(1.0, f64::min)
+    }
+}
+
+/// Dice of a label if every open voxel turns over: 2(a - u)/(2a - u + v) for a voxels of the label, u of them and
+/// v others open. No other outcome has less, as both grow the difference.
+fn least_dice(mask: &Array3<u8>, open: &Array3<bool>, label: u8) -> f64 {
+    let (mut size, mut leaving, mut joining) = (0_u64, 0_u64, 0_u64);
+    Zip::from(mask).and(open).for_each(|&value, &open| {
+        size += u64::from(value == label);
+        leaving += u64::from(open && value == label);
+        joining += u64::from(open && value != label);
+    });
+    let whole = 2 * size - leaving + joining;
+    if whole == 0 { 1.0 } else { 2.0 * (size - leaving) as f64 / whole as f64 }
+}
+
+/// Pixels that votes not drawn are expected to turn over, and pixels of the structure.
+#[derive(Clone, Copy, Default)]
+struct Expected {
+    turned: f64,
+    structure: f64,
+}
+
+impl Expected {
+    fn plus(self, other: Self) -> Self {
+        Self { turned: self.turned + other.turned, structure: self.structure + other.structure }
+    }
+
+    /// Expected against the full vote: 2|A∩B|/(|A| + |B|) where |A| and |B| are nearly the same.
+    fn dice(self) -> f64 {
+        if self.turned == 0.0 { 1.0 } else { 1.0 - (self.turned / (2.0 * self.structure)).min(1.0) }
+    }
+
+    /// Pixels that may turn over so that the Dice stays at 1 - `error`. Where nothing is marked, half a pixel.
+    fn allowed(self, error: f64) -> f64 {
+        (error * 2.0 * self.structure).max(0.5)
+    }
+}
+
+/// Of finished chunks and of the present one.
+#[derive(Default)]
+struct Forecast {
+    finished: Expected,
+    present: Expected,
+}
+
+impl Forecast {
+    /// The booths that stay open so that the expected Dice is at least 1 - `error`.
+    fn update(
+        &mut self,
+        booths: &[Booth],
+        election: &Election<'_>,
+        error: f64,
+        unfinished: &[usize],
+    ) -> Vec<usize> {
+        let (channels, is_inverted) = match election.manifest.decision {
+            Decision::Argmax => ((1..election.manifest.network.label_channels).collect(), false),
+            Decision::Threshold { foreground, .. } => (vec![0], foreground == Polarity::Negative),
+        };
+        let model = Agreement::fit(booths.iter().map(|booth| &booth.tally), &channels);
+        let of = |booth: &Booth| {
+            let (turned, ones) = model.expected(&booth.tally, election.votes, &channels);
+            let [_, height, width] = election.shape().label;
+            let structure = if is_inverted { (height * width) as f64 - ones } else { ones };
+            Expected { turned, structure }
+        };
+        let each: Vec<Expected> = booths.iter().map(of).collect();
+        self.present = each.iter().copied().fold(Expected::default(), Expected::plus);
+        let allowed = self.present.allowed(error);
+        if self.present.turned <= allowed {
+            return Vec::new();
+        }
+        // Every booth may spend its even share.
+        let share = allowed / booths.len() as f64;
+        unfinished.iter().copied().filter(|&number| each[number].turned > share).collect()
+    }
+
+    fn close(&mut self) {
+        self.finished = self.finished.plus(self.present);
+        self.present = Expected::default();
+    }
+}
