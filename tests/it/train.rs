@@ -180,6 +180,8 @@ fn a_bundle_is_tuned_with_layers_kept_and_the_card_tells_how() {
         .replace("[data]", &format!("start = {{ bundle = {bundle:?} }}\n{FREEZE}\n[data]"))
         .replace("validation_cases = 0", "validation_cases = 1")
         .replace("steps = 6", "steps = 1")
+        .replace("learning_rate = 1e-3", "learning_rate = 1e-6")
+        .replace("final_learning_rate = 1e-5", "final_learning_rate = 1e-6")
         .replace("[card]", &format!("{VALIDATION}\n[card]"));
     fs::write(&config, text).unwrap();
     let output = cdal(&["train", "--config", config.to_str().unwrap()]);
