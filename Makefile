@@ -5,10 +5,14 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build demo test peers python runtime train-phantom lock clean
+.PHONY: build deb demo test peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
+
+# A Debian package of the daemon in target/debian; needs `cargo install cargo-deb`.
+deb: build
+	cargo deb --no-build --locked
 
 # Daemon and workstation on this machine: series in, masks out, compared with the truth.
 demo: build

@@ -12,6 +12,7 @@ pub mod deliver;
 pub mod domain;
 pub mod engine;
 pub mod eval;
+pub mod http;
 pub mod ingest;
 pub mod phantom;
 pub mod sampler;

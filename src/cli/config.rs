@@ -17,6 +17,8 @@ enum Action {
     Check { file: PathBuf },
     /// Print every value in force with where it comes from
     Show { file: PathBuf },
+    /// Print the JSON Schema of a configuration file
+    Schema,
 }
 
 /// # Errors
@@ -32,6 +34,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
                 println!("{key} = {value}  # {origin}");
             }
         }
+        Action::Schema => println!("{:#}", config::schema()),
     }
     Ok(ExitStatus::Done)
 }

@@ -4,6 +4,7 @@
 
 mod bundle;
 mod config;
+mod doctor;
 mod eval;
 mod files;
 mod phantom;
@@ -51,6 +52,8 @@ pub enum Command {
     Phantom(phantom::Args),
     /// Check and show configuration files
     Config(config::Args),
+    /// Look at what this machine has: runtime, devices, clock, disk, ports, peers
+    Doctor(doctor::Args),
 }
 
 /// How the process ends. The numbers are a contract; 2 (usage) is clap's.
@@ -123,6 +126,7 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         Command::Bundle(args) => bundle::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(&args),
     };
     // The panic's own message is on stderr already.
     let Ok(result) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(command)) else {

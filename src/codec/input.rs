@@ -13,10 +13,12 @@ const MAX_FOLDER_DEPTH: usize = 8;
 /// Enough of a file to tell what it is: a NIfTI-1 header.
 const HEAD: usize = 348;
 
+/// What a file is, by its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub enum Format {
     Dicom,
     Nifti,
+    /// Known, but not read.
     Nifti2,
     Png,
     Tiff,
@@ -41,6 +43,26 @@ pub fn read(path: &Path) -> Result<Vec<Case>, CodecError> {
             None => return Err(no_image()),
         }
     };
+    let cases = read_all(files)?;
+    if cases.is_empty() {
+        return Err(no_image());
+    }
+    Ok(cases)
+}
+
+/// Reads files, whatever they are called: the DICOM files among them by series, each other one as a case.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_files(files: &[PathBuf]) -> Result<Vec<Case>, CodecError> {
+    let files = files.iter().map(|path| match sniff(path)? {
+        Some(format) => Ok((path.clone(), format)),
+        None => Err(CodecError::NoImage { path: path.clone() }),
+    });
+    read_all(files.collect::<Result<_, _>>()?)
+}
+
+fn read_all(files: Vec<(PathBuf, Format)>) -> Result<Vec<Case>, CodecError> {
     let mut cases = Vec::new();
     let series: Vec<PathBuf> =
         files.iter().filter(|(_, f)| *f == Format::Dicom).map(|(path, _)| path.clone()).collect();
@@ -57,9 +79,6 @@ pub fn read(path: &Path) -> Result<Vec<Case>, CodecError> {
                 return Err(CodecError::unsupported(&path, "NIfTI-2", "convert it to NIfTI-1"));
             }
         }
-    }
-    if cases.is_empty() {
-        return Err(no_image());
     }
     make_names_unique(&mut cases);
     Ok(cases)
@@ -112,7 +131,11 @@ fn is_named_as_image(path: &Path) -> bool {
     [".dcm", ".nii", ".nii.gz", ".png", ".tif", ".tiff"].iter().any(|end| name.ends_with(end))
 }
 
-fn sniff(path: &Path) -> Result<Option<Format>, CodecError> {
+/// What the file at `path` is; `None` if it is no image that is known here.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sniff(path: &Path) -> Result<Option<Format>, CodecError> {
     let head = |reader: &mut dyn Read| {
         let mut head = Vec::new();
         reader.take(HEAD as u64).read_to_end(&mut head).map(|_| head)

@@ -25,7 +25,7 @@ use crate::domain::Volume;
 
 pub use self::dicom::DicomSource;
 pub use self::error::CodecError;
-pub use self::input::read;
+pub use self::input::{Format, read, read_files, sniff};
 pub use self::nifti::NiftiGrid;
 
 /// Largest volume taken in, samples over all channels: 2 GiB once decoded.

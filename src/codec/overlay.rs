@@ -1,6 +1,6 @@
 //! A picture of a result for people: slices in grey or colour with the labels drawn over them.
 
-use ndarray::{Array3, ArrayView2, ArrayView3, Axis};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView3, Axis};
 
 use super::CodecError;
 use crate::domain::{Label, Segmentation, Volume};
@@ -24,7 +24,60 @@ const CLIPPED: f64 = 0.005;
 /// # Errors
 /// If `mask` is not the size of `volume`.
 pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u8>, CodecError> {
-    draw(volume, mask, &slices_to_show(mask), labels)
+    draw(volume, &slices_to_show(mask), Layer::Labels(mask, labels))
+}
+
+/// The same slices three times, as [`png`] draws them: the image alone, with the mask, with the votes' disagreement.
+///
+/// # Errors
+/// As [`png`].
+pub fn views(
+    volume: &Volume,
+    segmentation: &Segmentation,
+    labels: &[Label],
+) -> Result<[Vec<u8>; 3], CodecError> {
+    let Segmentation { mask, agreement } = segmentation;
+    let shown = slices_to_show(mask);
+    let disagreement = disagreement(agreement);
+    Ok([
+        draw(volume, &shown, Layer::Nothing)?,
+        draw(volume, &shown, Layer::Labels(mask, labels))?,
+        draw(volume, &shown, Layer::Heat(&disagreement))?,
+    ])
+}
+
+/// From agreement [L, D, H, W] to [D, H, W]: 0 where all votes say the same of every label, 1 where they are split
+/// evenly over one.
+fn disagreement(agreement: &Array4<f32>) -> Array3<f32> {
+    let split = |share: f32| 1.0 - (2.0 * share - 1.0).abs();
+    agreement.map_axis(Axis(0), |shares| shares.iter().copied().map(split).fold(0.0, f32::max))
+}
+
+/// What is drawn over an image; arrays are [D, H, W].
+#[derive(Clone, Copy)]
+enum Layer<'a> {
+    Nothing,
+    Labels(&'a Array3<u8>, &'a [Label]),
+    /// Values in [0, 1].
+    Heat(&'a Array3<f32>),
+}
+
+impl Layer<'_> {
+    fn shape(&self) -> Option<&[usize]> {
+        match self {
+            Self::Nothing => None,
+            Self::Labels(mask, _) => Some(mask.shape()),
+            Self::Heat(values) => Some(values.shape()),
+        }
+    }
+}
+
+/// From transparent through red to yellow.
+fn heat(under: [f32; 3], value: f32) -> [u8; 3] {
+    let value = value.clamp(0.0, 1.0);
+    let over = [255.0, 255.0 * (2.0 * value - 1.0).max(0.0), 0.0];
+    let share = (2.0 * value).min(1.0);
+    std::array::from_fn(|channel| (under[channel] * (1.0 - share) + over[channel] * share) as u8)
 }
 
 /// Two masks as [`png`] draws one, both on the slices that hold a label in either, to be looked at side by side.
@@ -41,11 +94,11 @@ pub fn pair(
         either.zip_mut_with(masks[1], |a, &b| *a |= b);
     }
     let shown = slices_to_show(&either);
-    Ok([draw(volume, masks[0], &shown, labels)?, draw(volume, masks[1], &shown, labels)?])
+    let one = |mask| draw(volume, &shown, Layer::Labels(mask, labels));
+    Ok([one(masks[0])?, one(masks[1])?])
 }
 
-/// Image, truth, result and how far the votes disagreed, side by side, a row for each of a few slices; as an RGB PNG.
-/// Disagreement is p(1-p) of the least agreed label, black where all votes were one, yellow where half were.
+/// Image, truth, result and the votes' disagreement side by side, a row for each of a few slices, as an RGB PNG.
 ///
 /// # Errors
 /// As [`png`].
@@ -56,91 +109,72 @@ pub fn panels(
     labels: &[Label],
 ) -> Result<Vec<u8>, CodecError> {
     const ROWS: usize = 4;
-    let (channels, slices, rows, columns) = volume.samples.dim();
-    check_size(volume, truth)?;
-    check_size(volume, &found.mask)?;
-    let (black, white) = display_range(volume, channels);
-    let side = if slices == 1 { SINGLE_SIDE / 2.0 } else { TILE_SIDE };
-    let (tile_rows, tile_columns) = tile_size(volume, rows, columns, side);
     let mut either = truth.clone();
-    either.zip_mut_with(&found.mask, |a, &b| *a |= b);
+    if found.mask.dim() == either.dim() {
+        either.zip_mut_with(&found.mask, |a, &b| *a |= b);
+    }
+    let disagreement = disagreement(&found.agreement);
+    let layers = [
+        Layer::Nothing,
+        Layer::Labels(truth, labels),
+        Layer::Labels(&found.mask, labels),
+        Layer::Heat(&disagreement),
+    ];
     let shown = thin(slices_to_show(&either), ROWS);
-
-    let [flip_columns, flip_rows] = flips(volume);
-    let height = shown.len() * (tile_rows + GAP) - GAP;
-    let mut picture = Array3::<u8>::zeros([height, 4 * (tile_columns + GAP) - GAP, 3]);
-    for (line, &slice) in shown.iter().enumerate() {
-        let image = volume.samples.index_axis(Axis(1), slice);
-        let scaled =
-            |mask: &Array3<u8>| scale(&mask.index_axis(Axis(0), slice), tile_rows, tile_columns);
-        let (truth, mask) = (scaled(truth), scaled(&found.mask));
-        for row in 0..tile_rows {
-            for column in 0..tile_columns {
-                let at = (row * rows / tile_rows, column * columns / tile_columns);
-                let under = grey_or_colour(&image, at, black, white);
-                let shares = found.agreement.slice(ndarray::s![.., slice, at.0, at.1]);
-                let doubt = shares.iter().map(|p| 4.0 * p * (1.0 - p)).fold(0.0, f32::max);
-                let panels = [
-                    under.map(|v| v as u8),
-                    blend(under, &truth, (row, column), labels),
-                    blend(under, &mask, (row, column), labels),
-                    [255.0 * doubt, 215.0 * doubt * doubt, 0.0].map(|v| v as u8),
-                ];
-                let row = if flip_rows { tile_rows - 1 - row } else { row };
-                let column = if flip_columns { tile_columns - 1 - column } else { column };
-                let top = line * (tile_rows + GAP);
-                for (panel, pixel) in panels.into_iter().enumerate() {
-                    let left = panel * (tile_columns + GAP);
-                    for (channel, value) in pixel.into_iter().enumerate() {
-                        picture[[top + row, left + column, channel]] = value;
-                    }
-                }
-            }
-        }
-    }
-    encode(&picture)
+    let tiles = shown.iter().flat_map(|&slice| layers.map(|layer| (slice, layer))).collect();
+    let side = if truth.dim().0 == 1 { SINGLE_SIDE / 2.0 } else { TILE_SIDE };
+    montage(volume, tiles, layers.len(), side)
 }
 
-fn check_size(volume: &Volume, mask: &Array3<u8>) -> Result<(), CodecError> {
-    let expected = volume.samples.shape()[1..].to_vec();
-    if mask.shape() == expected {
-        return Ok(());
-    }
-    Err(CodecError::Shape { what: "the mask's size", found: mask.shape().to_vec(), expected })
+/// One layer over the slices `shown`, as near to a square as they go.
+fn draw(volume: &Volume, shown: &[usize], layer: Layer<'_>) -> Result<Vec<u8>, CodecError> {
+    let side = if volume.samples.dim().1 == 1 { SINGLE_SIDE } else { TILE_SIDE };
+    let across = (1..=shown.len()).find(|n| n * n >= shown.len()).unwrap_or(1);
+    montage(volume, shown.iter().map(|&slice| (slice, layer)).collect(), across, side)
 }
 
-fn draw(
+/// Slices with what is drawn over each, `across` in a row, the longer side of each `side` pixels.
+fn montage(
     volume: &Volume,
-    mask: &Array3<u8>,
-    shown: &[usize],
-    labels: &[Label],
+    tiles: Vec<(usize, Layer<'_>)>,
+    across: usize,
+    side: f64,
 ) -> Result<Vec<u8>, CodecError> {
     let (channels, slices, rows, columns) = volume.samples.dim();
-    check_size(volume, mask)?;
+    let shapes = tiles.iter().filter_map(|(_, layer)| layer.shape());
+    if let Some(shape) = shapes.into_iter().find(|shape| **shape != [slices, rows, columns]) {
+        return Err(CodecError::Shape {
+            what: "the mask's size",
+            found: shape.to_vec(),
+            expected: vec![slices, rows, columns],
+        });
+    }
     let (black, white) = display_range(volume, channels);
-    let side = if slices == 1 { SINGLE_SIDE } else { TILE_SIDE };
     let (tile_rows, tile_columns) = tile_size(volume, rows, columns, side);
-
-    let across = (1..=shown.len()).find(|n| n * n >= shown.len()).unwrap_or(1);
-    let down = shown.len().div_ceil(across);
+    let down = tiles.len().div_ceil(across);
     let width = across * (tile_columns + GAP) - GAP;
     let height = down * (tile_rows + GAP) - GAP;
     let [flip_columns, flip_rows] = flips(volume);
     let mut picture = Array3::<u8>::zeros([height, width, 3]);
-    for (tile, &slice) in shown.iter().enumerate() {
+    for (tile, (slice, layer)) in tiles.into_iter().enumerate() {
         let top = tile / across * (tile_rows + GAP);
         let left = tile % across * (tile_columns + GAP);
         let image = volume.samples.index_axis(Axis(1), slice);
-        let labels_here = scale(&mask.index_axis(Axis(0), slice), tile_rows, tile_columns);
+        let labels_here = match layer {
+            Layer::Labels(mask, _) => {
+                scale(&mask.index_axis(Axis(0), slice), tile_rows, tile_columns)
+            }
+            _ => ndarray::Array2::zeros([0, 0]),
+        };
         for row in 0..tile_rows {
             for column in 0..tile_columns {
                 let at = (row * rows / tile_rows, column * columns / tile_columns);
-                let pixel = blend(
-                    grey_or_colour(&image, at, black, white),
-                    &labels_here,
-                    (row, column),
-                    labels,
-                );
+                let under = grey_or_colour(&image, at, black, white);
+                let pixel = match layer {
+                    Layer::Nothing => under.map(|value| value as u8),
+                    Layer::Labels(_, labels) => blend(under, &labels_here, (row, column), labels),
+                    Layer::Heat(values) => heat(under, values[[slice, at.0, at.1]]),
+                };
                 let row = if flip_rows { tile_rows - 1 - row } else { row };
                 let column = if flip_columns { tile_columns - 1 - column } else { column };
                 for (channel, value) in pixel.into_iter().enumerate() {
@@ -324,6 +358,20 @@ mod tests {
     }
 
     #[test]
+    fn disagreement_is_hot_where_votes_are_split_and_nowhere_else() {
+        let mut agreement = Array4::zeros([2, 1, 50, 35]);
+        agreement[[0, 0, 10, 10]] = 0.5;
+        agreement[[1, 0, 20, 20]] = 1.0;
+        let found = disagreement(&agreement);
+        assert_eq!((found[[0, 10, 10]], found[[0, 20, 20]], found.sum()), (1.0, 0.0, 1.0));
+        let mask = Array3::zeros([1, 50, 35]);
+        let segmentation = Segmentation { mask, agreement };
+        let views = views(&volume(1), &segmentation, &[red()]).unwrap();
+        let yellow = |bytes: &[u8]| decoded(bytes).2.chunks(3).any(|p| p == [255, 255, 0]);
+        assert_eq!(views.each_ref().map(|view| yellow(view)), [false, false, true]);
+    }
+
+    #[test]
     fn panels_show_image_truth_result_and_doubt_in_this_order() {
         let mut truth = Array3::zeros([9, 50, 35]);
         truth.slice_mut(ndarray::s![1..8, 10..20, 10..20]).fill(1);
@@ -339,7 +387,7 @@ mod tests {
             pixels.chunks(3).enumerate().any(|(at, pixel)| inside(at) && pixel == colour)
         };
         assert_eq!([0, 1, 2, 3].map(|panel| has(panel, [255, 0, 0])), [false, true, false, false]);
-        assert!(has(3, [255, 215, 0]));
+        assert!(has(3, [255, 255, 0]));
         assert!(panels(&volume(8), &truth, &found, &[red()]).is_err());
     }
 

@@ -10,22 +10,24 @@
 mod check;
 mod environment;
 mod error;
+mod reload;
 mod tree;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::Fault;
 use crate::engine::Provider;
 use crate::sampler::Stopping;
-use crate::{daemon, deliver, ingest, spool};
+use crate::{daemon, deliver, http, ingest, spool};
 
 pub use error::{ConfigError, Finding};
 pub use tree::Origin;
 
 /// A whole configuration file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     #[serde(default)]
@@ -34,13 +36,15 @@ pub struct Settings {
     pub spool: spool::Config,
     pub ingest: ingest::Config,
     #[serde(default)]
+    pub http: http::Config,
+    #[serde(default)]
     pub destination: Vec<deliver::Config>,
     #[serde(default)]
     pub daemon: daemon::Config,
 }
 
 /// Section `[runtime]`: ONNX Runtime and where it computes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Runtime {
     /// ONNX Runtime's library; without it the usual places are searched.
@@ -59,7 +63,7 @@ fn provider_name<S: Serializer>(provider: &Provider, serializer: S) -> Result<S:
 }
 
 /// Section `[model]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// Folder of the model bundle.
@@ -69,6 +73,7 @@ pub struct Model {
     pub votes: Option<usize>,
     /// When a vote may end early: never, exact, certified[:DICE] or adaptive[:ERROR].
     #[serde(default)]
+    #[schemars(with = "String")]
     pub stop: Stopping,
     #[serde(default)]
     pub seed: u64,
@@ -82,8 +87,16 @@ impl Settings {
             daemon: self.daemon.clone(),
             spool: self.spool.clone(),
             ingest: self.ingest.clone(),
+            http: self.http.clone(),
             destinations: self.destination.clone(),
         }
+    }
+
+    /// The first 12 digits of the SHA-256 of all of it.
+    fn revision(&self) -> String {
+        let text = toml::to_string(self).expect("settings are plain data");
+        let hash = <sha2::Sha256 as sha2::Digest>::digest(text);
+        spool::durable::hex(&hash)[..12].to_owned()
     }
 
     /// Everything the rooms find wrong, with whole keys.
@@ -102,6 +115,7 @@ impl Settings {
         }
         under("spool", self.spool.faults());
         under("ingest", self.ingest.faults());
+        under("http", self.http.faults());
         under("daemon", self.daemon.faults());
         for (index, destination) in self.destination.iter().enumerate() {
             under(&format!("destination[{index}]"), destination.faults());
@@ -138,6 +152,16 @@ impl Loaded {
     }
 }
 
+/// The JSON Schema of a configuration file, for editors and other programs. Ranges and what depends on several keys are
+/// checked by [`load`] alone.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12();
+    let mut schema = settings.into_generator().into_root_schema_for::<Settings>().to_value();
+    schema["title"] = "Configuration of cdal serve".into();
+    schema
+}
+
 /// Reads `files` and the process's environment.
 ///
 /// # Errors
@@ -159,9 +183,7 @@ pub fn load_with(
     let settings = check::check(tree, &origins, &mut findings);
     match settings {
         Some(settings) if findings.is_empty() => {
-            let text = toml::to_string(&settings).expect("settings are plain data");
-            let revision =
-                spool::durable::hex(&<sha2::Sha256 as sha2::Digest>::digest(text))[..12].to_owned();
+            let revision = settings.revision();
             Ok(Loaded { settings, revision, origins })
         }
         _ => Err(ConfigError::Faults(findings)),

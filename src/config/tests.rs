@@ -12,7 +12,7 @@ directory = \"/var/spool/cdal\"
 listen = \"127.0.0.1:0\"
 ";
 
-fn load_text(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+pub(super) fn load_text(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     std::fs::write(&file, text).unwrap();

@@ -1,22 +1,42 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::http::{Drawing, Model};
 use crate::spool::Product;
 
 /// Makes products of a series. One thread owns it and calls it for one job at a time.
 ///
 /// A panic inside is caught and fails the job for good.
 pub trait Worker: Send + 'static {
-    /// `files`: the Part-10 files of one series, in order of arrival. The same files must give the same products,
+    /// `files`: the Part-10 files of one series in order of arrival, or one image of another format. The same files must give the same products,
     /// UIDs and bytes included: a job that was cut off is run again.
     ///
     /// # Errors
     /// Whether trying again may help, and why not if not.
     fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError>;
+
+    /// Draws the last case, where there is something to see. Taken after the case is on its way; run on another thread.
+    fn pictures(&mut self) -> Option<Drawing> {
+        None
+    }
+
+    /// For inference requests beside the spool's jobs.
+    fn model(&self) -> Option<Arc<dyn Model>> {
+        None
+    }
 }
 
 impl<W: Worker + ?Sized> Worker for Box<W> {
     fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
         (**self).process(files)
+    }
+
+    fn pictures(&mut self) -> Option<Drawing> {
+        (**self).pictures()
+    }
+
+    fn model(&self) -> Option<Arc<dyn Model>> {
+        (**self).model()
     }
 }
 

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::sync::watch;
 
+use super::destinations::Destinations;
 use super::{Health, JobError, Worker};
+use crate::http::Gallery;
 use crate::spool::{Claim, Retry, Spool, SpoolError};
+use crate::telemetry::{JobOutcome, Stage, audit, metrics};
 
 /// Pause after an error of the spool itself, such as a full disk.
 const SPOOL_PAUSE: Duration = Duration::from_secs(1);
@@ -16,11 +20,11 @@ const SPOOL_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Jobs<W> {
     pub(super) spool: Arc<Spool>,
     pub(super) worker: W,
-    pub(super) destinations: Vec<String>,
+    pub(super) destinations: Arc<Destinations>,
     pub(super) retry_delay: Duration,
     pub(super) health: watch::Sender<Health>,
-    /// Called when a job has left deliveries.
-    pub(super) on_finished: Box<dyn Fn() + Send>,
+    /// Where the last cases are shown, if anywhere.
+    pub(super) gallery: Option<Arc<Gallery>>,
 }
 
 impl<W: Worker> Jobs<W> {
@@ -53,10 +57,12 @@ impl<W: Worker> Jobs<W> {
 
     fn work(&mut self, claim: &Claim) {
         let (job, attempt) = (&claim.job, claim.attempt);
-        self.health.send_modify(|health| health.working = true);
         let started = Instant::now();
+        self.health.send_modify(|health| health.working_since = Some(started));
         let result = catch_unwind(AssertUnwindSafe(|| self.worker.process(&claim.files)));
         let compute = started.elapsed();
+        metrics().stage(Stage::Queue, claim.queue);
+        metrics().stage(Stage::Compute, compute);
         let result = result.unwrap_or_else(|_| {
             Err(JobError::Permanent("the worker panicked; this is a bug, please report it".into()))
         });
@@ -67,14 +73,20 @@ impl<W: Worker> Jobs<W> {
                     (claim.queue.as_millis() as u64, compute.as_millis() as u64);
                 let summary =
                     products.iter().map(|p| p.summary.as_str()).collect::<Vec<_>>().join("; ");
-                self.spool.finish(job, &products, &self.destinations, compute).inspect(|()| {
-                    tracing::info!(
-                        %job, attempt, objects, queue_ms, compute_ms,
-                        products = products.len(), summary, "job done"
+                let destinations = self.destinations.taking(&products);
+                self.spool.finish(job, &products, &destinations, compute).inspect(|()| {
+                        tracing::info!(
+                            %job, attempt, objects, queue_ms, compute_ms,
+                            products = products.len(), summary, "job done"
+                        );
+    metrics().job(JobOutcome::Done);
+                    audit::record(
+                        "job_done",
+                        json!({ "job": job.as_str(), "objects": objects, "products": products.len() }),
                     );
                     self.health.send_modify(|health| health.jobs_done += 1);
-                    (self.on_finished)();
-                })
+                        self.destinations.ring();
+                    })
             }
             Err(error) => self.record_failure(claim, &error),
         };
@@ -83,7 +95,11 @@ impl<W: Worker> Jobs<W> {
             std::thread::sleep(SPOOL_PAUSE);
             let _ = self.spool.retry(job, "its end could not be recorded", SPOOL_PAUSE);
         }
-        self.health.send_modify(|health| health.working = false);
+        self.health.send_modify(|health| health.working_since = None);
+        let drawing = self.worker.pictures(); // taken in any case: it holds the whole case
+        if let (Some(gallery), Some(drawing)) = (&self.gallery, drawing) {
+            gallery.draw(job.clone(), drawing);
+        }
     }
 
     fn record_failure(&self, claim: &Claim, error: &JobError) -> Result<(), SpoolError> {
@@ -95,10 +111,18 @@ impl<W: Worker> Jobs<W> {
             }
             JobError::Transient(reason) => self.spool.retry(job, reason, self.retry_delay)?,
         };
+        metrics().job(match retry {
+            Retry::Scheduled => JobOutcome::Retried,
+            Retry::GivenUp => JobOutcome::Failed,
+        });
         match retry {
             Retry::Scheduled => tracing::warn!(%job, attempt, %error, "job failed; will try again"),
             Retry::GivenUp => {
                 tracing::error!(%job, attempt, %error, "job failed; its objects are kept");
+                audit::record(
+                    "job_failed",
+                    json!({ "job": job.as_str(), "reason": error.to_string() }),
+                );
                 self.health.send_modify(|health| health.jobs_failed += 1);
             }
         }

@@ -8,20 +8,26 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::destinations::Destinations;
 use super::jobs::Jobs;
 use super::{DaemonError, Settings, Worker};
-use crate::deliver::{Destination, Mode};
-use crate::ingest::{self, SpoolSink};
+use crate::deliver;
+use crate::http::{self, Gallery, Server, Vitals};
+use crate::ingest::dicom::Completion;
+use crate::ingest::{self, Intake, SpoolSink};
 use crate::spool::{Recovery, Spool};
+use crate::telemetry::Way;
+
+/// How long the spool may take to answer before it counts as hung.
+const SPOOL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the daemon is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Health {
     pub phase: Phase,
-    /// A job is being computed.
-    pub working: bool,
+    /// Since when a job has been computed, while one is.
+    pub working_since: Option<std::time::Instant>,
     pub jobs_done: u64,
     pub jobs_failed: u64,
 }
@@ -48,17 +54,21 @@ pub enum Drained {
 /// A running daemon. Dropped without `stop`, it goes on until the runtime ends.
 pub struct Daemon {
     address: SocketAddr,
+    http_address: Option<SocketAddr>,
     spool: Arc<Spool>,
     drain_deadline: Duration,
+    job_deadline: Duration,
     health: watch::Sender<Health>,
     intake: CancellationToken,
     listener: JoinHandle<()>,
+    http: JoinHandle<()>,
     completion: JoinHandle<()>,
+    /// When a series is complete.
+    rule: watch::Sender<Completion>,
     /// Dropped to end the worker's thread after its job.
     wake: SyncSender<()>,
     worker_ended: oneshot::Receiver<()>,
-    mode: watch::Sender<Mode>,
-    deliveries: TaskTracker,
+    destinations: Arc<Destinations>,
 }
 
 impl Daemon {
@@ -67,8 +77,8 @@ impl Daemon {
     /// # Errors
     /// If the spool, the address or a destination cannot be used.
     pub async fn start(settings: Settings, worker: impl Worker) -> Result<Self, DaemonError> {
-        let Settings { daemon: config, spool, ingest, destinations } = settings;
-        let names: Vec<String> = destinations.iter().map(|d| d.name.clone()).collect();
+        let Settings { daemon: config, spool, ingest, http, destinations: configured } = settings;
+        let names: Vec<String> = configured.iter().map(|d| d.name.clone()).collect();
         let (spool, recovery) = Spool::open(spool)?;
         let spool = Arc::new(spool);
         report(&spool, recovery, &names)?;
@@ -78,69 +88,67 @@ impl Daemon {
         let listener = TcpListener::bind(&address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
 
-        let (mode, mode_seen) = watch::channel(Mode::Serve);
-        let deliveries = TaskTracker::new();
-        let mut bells = Vec::new();
-        for config in destinations {
-            let name = config.name.clone();
-            let destination = Destination::new(config, spool.clone()).map_err(|faults| {
-                let faults: Vec<_> =
-                    faults.iter().map(|f| format!("{} {}", f.key, f.problem)).collect();
-                DaemonError::Destination { name, faults: faults.join("; ") }
-            })?;
-            let bell = Arc::new(Notify::new());
-            deliveries.spawn(destination.run(bell.clone(), mode_seen.clone()));
-            bells.push(bell);
-        }
+        let destinations = Arc::new(Destinations::new(spool.clone()));
+        destinations.replace(&configured)?;
 
         let health = watch::Sender::new(Health::default());
-        let (wake, woken) = sync_channel(1);
-        let (ended, worker_ended) = oneshot::channel();
+        let gallery = Arc::new(Gallery::default());
+        let model = worker.model();
         let jobs = Jobs {
             spool: spool.clone(),
             worker,
-            destinations: names,
+            destinations: destinations.clone(),
             retry_delay: config.retry_delay,
             health: health.clone(),
-            on_finished: Box::new(move || bells.iter().for_each(|bell| bell.notify_one())),
+            gallery: http.listen.is_some().then(|| gallery.clone()),
         };
-        std::thread::Builder::new()
-            .name("worker".to_owned())
-            .spawn(move || {
-                jobs.run(&woken);
-                let _ = ended.send(());
-            })
-            .map_err(DaemonError::Thread)?;
+        let (wake, worker_ended) = start_worker(jobs)?;
 
         let intake = CancellationToken::new();
-        let changed = Arc::new(Notify::new());
-        let idle = ingest.dicom.completion.idle;
-        let completion =
-            tokio::spawn(watch_idle(spool.clone(), idle, changed.clone(), wake.clone()));
-        let ring = wake.clone();
-        let sink = SpoolSink::new(spool.clone(), ingest.dicom.completion.clone(), move || {
-            changed.notify_one();
-            let _ = ring.try_send(());
+        let bell = Bell { changed: Arc::new(Notify::new()), wake: wake.clone() };
+        let rule = watch::Sender::new(ingest.dicom.completion.clone());
+        let idle = watch_idle(spool.clone(), rule.subscribe(), bell.clone());
+        let completion = tokio::spawn(idle);
+        let context = http::Context {
+            spool: spool.clone(),
+            intake: bell.intake(&spool, Way::Http),
+            model,
+            gallery,
+            vitals: vitals(&health, &destinations),
+        };
+        let server = Server::bind(http, context).await?;
+        let http_address = server.as_ref().map(Server::address);
+        let stop_http = intake.clone();
+        let http = tokio::spawn(async move {
+            if let Some(server) = server {
+                server.serve(stop_http).await;
+            }
         });
+        start_folder(ingest.folder, bell.intake(&spool, Way::Folder), intake.clone())?;
+        let sink = SpoolSink::new(spool.clone(), rule.subscribe(), move || bell.ring());
         let listener = tokio::spawn(ingest::dicom::serve(
             listener,
             ingest.dicom,
             Arc::new(sink),
             intake.clone(),
         ));
-        tracing::info!(dicom = %local, "ready");
+        let http_shown = http_address.map(|address| address.to_string());
+        tracing::info!(dicom = %local, http = http_shown, "ready");
         Ok(Self {
             address: local,
+            http_address,
             spool,
             drain_deadline: config.drain_deadline,
+            job_deadline: config.job_deadline,
             health,
             intake,
             listener,
+            http,
             completion,
+            rule,
             wake,
             worker_ended,
-            mode,
-            deliveries,
+            destinations,
         })
     }
 
@@ -150,9 +158,50 @@ impl Daemon {
         self.address
     }
 
+    /// Where HTTP is answered, if it is.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
+    }
+
+    /// Puts other destinations and another rule of completion in force, while everything goes on.
+    ///
+    /// # Errors
+    /// If a destination means nothing; then nothing changes.
+    pub fn reload(
+        &self,
+        destinations: &[deliver::Config],
+        completion: &Completion,
+    ) -> Result<(), DaemonError> {
+        self.destinations.replace(destinations)?;
+        self.rule.send_if_modified(|rule| {
+            let changed = rule != completion;
+            rule.clone_from(completion);
+            changed
+        });
+        Ok(())
+    }
+
+    /// Whether the worker gets on and the spool answers: what a watchdog wants to know.
+    pub async fn is_alive(&self) -> bool {
+        let since = self.health.borrow().working_since;
+        if since.is_some_and(|since| since.elapsed() > self.job_deadline) {
+            tracing::error!("a job computes for longer than daemon.job_deadline");
+            return false;
+        }
+        let spool = self.spool.clone();
+        let count = tokio::task::spawn_blocking(move || spool.count());
+        matches!(tokio::time::timeout(SPOOL_PATIENCE, count).await, Ok(Ok(Ok(_))))
+    }
+
+    #[must_use]
+    pub fn drain_deadline(&self) -> Duration {
+        self.drain_deadline
     }
 
     /// Takes nothing more in, finishes the running job and what can be delivered, within the deadline.
@@ -164,13 +213,13 @@ impl Daemon {
         self.intake.cancel();
         let mut in_time = timeout_at(deadline, &mut self.listener).await.is_ok();
         self.listener.abort();
+        in_time &= timeout_at(deadline, &mut self.http).await.is_ok();
+        self.http.abort();
         self.completion.abort();
         let _ = self.completion.await;
         drop(self.wake);
         in_time &= timeout_at(deadline, self.worker_ended).await.is_ok();
-        let _ = self.mode.send(Mode::Drain);
-        self.deliveries.close();
-        in_time &= timeout_at(deadline, self.deliveries.wait()).await.is_ok();
+        in_time &= timeout_at(deadline, self.destinations.drain()).await.is_ok();
         let spool = self.spool;
         let count = tokio::task::spawn_blocking(move || spool.count()).await;
         let count = count.ok().and_then(Result::ok).unwrap_or_default();
@@ -215,15 +264,86 @@ fn report(spool: &Spool, recovery: Recovery, destinations: &[String]) -> Result<
     Ok(())
 }
 
+/// What HTTP tells of the daemon.
+fn vitals(
+    health: &watch::Sender<Health>,
+    destinations: &Arc<Destinations>,
+) -> Box<dyn Fn() -> Vitals + Send + Sync> {
+    let (health, destinations) = (health.subscribe(), Arc::clone(destinations));
+    Box::new(move || {
+        let health = *health.borrow();
+        Vitals {
+            serving: health.phase == Phase::Serving,
+            working: health.working_since.map(|since| since.elapsed()),
+            destinations: destinations.names(),
+        }
+    })
+}
+
+/// Tells that there is something new in the spool: the watch over idle series, and the worker.
+#[derive(Clone)]
+struct Bell {
+    changed: Arc<Notify>,
+    wake: SyncSender<()>,
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.changed.notify_one();
+        self.ring_worker();
+    }
+
+    fn ring_worker(&self) {
+        let _ = self.wake.try_send(());
+    }
+
+    fn intake(&self, spool: &Arc<Spool>, way: Way) -> Intake {
+        let bell = self.clone();
+        Intake::new(Arc::clone(spool), way, move || bell.ring())
+    }
+}
+
+/// The worker's thread: what wakes it, and what tells that it has ended.
+fn start_worker<W: Worker>(
+    jobs: Jobs<W>,
+) -> Result<(SyncSender<()>, oneshot::Receiver<()>), DaemonError> {
+    let (wake, woken) = sync_channel(1);
+    let (ended, worker_ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("worker".to_owned())
+        .spawn(move || {
+            jobs.run(&woken);
+            let _ = ended.send(());
+        })
+        .map_err(DaemonError::Thread)?;
+    Ok((wake, worker_ended))
+}
+
+/// The watched folder's thread, if one is configured.
+fn start_folder(
+    config: ingest::folder::Config,
+    intake: Intake,
+    shutdown: CancellationToken,
+) -> Result<(), DaemonError> {
+    let Some(path) = &config.path else { return Ok(()) };
+    ingest::folder::prepare(path)?;
+    std::thread::Builder::new()
+        .name("folder".to_owned())
+        .spawn(move || ingest::folder::watch(&config, &intake, &shutdown))
+        .map_err(DaemonError::Thread)?;
+    Ok(())
+}
+
 /// Completes series that have been idle for long enough.
-async fn watch_idle(spool: Arc<Spool>, idle: Duration, changed: Arc<Notify>, wake: SyncSender<()>) {
+async fn watch_idle(spool: Arc<Spool>, mut rule: watch::Receiver<Completion>, bell: Bell) {
     loop {
         let spool = spool.clone();
+        let idle = rule.borrow_and_update().idle;
         let completed = tokio::task::spawn_blocking(move || spool.complete_idle(idle)).await;
         let wait = match completed {
             Ok(Ok((ready, wait))) => {
                 if ready > 0 {
-                    let _ = wake.try_send(());
+                    bell.ring_worker();
                 }
                 wait.unwrap_or(Duration::from_hours(1))
             }
@@ -235,7 +355,8 @@ async fn watch_idle(spool: Arc<Spool>, idle: Duration, changed: Arc<Notify>, wak
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = changed.notified() => {}
+            () = bell.changed.notified() => {}
+            changed = rule.changed() => if changed.is_err() { return },
         }
     }
 }

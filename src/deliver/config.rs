@@ -1,13 +1,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
 use crate::spool::durable::is_file_name;
 
 /// One `[[destination]]`, as it is written. `route` tells what it means.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Under which deliveries are kept; renaming a destination leaves its pending deliveries behind.
@@ -22,6 +23,16 @@ pub struct Config {
     /// `dicom`: AE title this program calls itself; default `CDAL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calling_ae_title: Option<String>,
+    /// `stow`: where studies are stored, such as `https://archive/dicom-web/studies`; `webhook`: where results are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// `stow`, `webhook`: credentials file with the bearer token that is shown; a relative path lies in
+    /// `$CREDENTIALS_DIRECTORY` where that is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<PathBuf>,
+    /// `stow`, `webhook`: PEM file of the roots that an `https` server is trusted by; without it the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
     /// `serial`: device; `folder`: directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
@@ -30,20 +41,38 @@ pub struct Config {
     pub baud: Option<u32>,
     /// Longest wait for the destination's word.
     #[serde(with = "duration", default = "default_timeout")]
+    #[schemars(with = "duration::Text")]
     pub timeout: Duration,
     /// Wait after the first failure; it doubles up to `retry_max`.
     #[serde(with = "duration", default = "default_retry_first")]
+    #[schemars(with = "duration::Text")]
     pub retry_first: Duration,
     #[serde(with = "duration", default = "default_retry_max")]
+    #[schemars(with = "duration::Text")]
     pub retry_max: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Dicom,
     Serial,
     Folder,
+    Stow,
+    Webhook,
+}
+
+impl Kind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dicom => "dicom",
+            Self::Serial => "serial",
+            Self::Folder => "folder",
+            Self::Stow => "stow",
+            Self::Webhook => "webhook",
+        }
+    }
 }
 
 /// How a destination is reached.
@@ -52,6 +81,8 @@ pub enum Route {
     Dicom(DicomConfig),
     Serial(SerialConfig),
     Folder(FolderConfig),
+    Stow(HttpConfig),
+    Webhook(HttpConfig),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +103,25 @@ pub struct SerialConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderConfig {
     pub path: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    pub url: String,
+    pub token: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
+    pub timeout: Duration,
+}
+
+impl HttpConfig {
+    /// `None` if the URL has no host.
+    #[must_use]
+    pub fn host_and_port(&self) -> Option<(String, u16)> {
+        let url: hyper::Uri = self.url.parse().ok()?;
+        let usual = if url.scheme_str() == Some("https") { 443 } else { 80 };
+        let host = url.host()?.trim_matches(['[', ']']);
+        Some((host.to_owned(), url.port_u16().unwrap_or(usual)))
+    }
 }
 
 fn default_timeout() -> Duration {
@@ -109,6 +159,18 @@ impl Config {
         Self { path: Some(path.into()), baud: Some(baud), ..Self::bare(name, Kind::Serial) }
     }
 
+    /// A STOW-RS destination.
+    #[must_use]
+    pub fn stow(name: &str, url: &str) -> Self {
+        Self { url: Some(url.to_owned()), ..Self::bare(name, Kind::Stow) }
+    }
+
+    /// A webhook.
+    #[must_use]
+    pub fn webhook(name: &str, url: &str) -> Self {
+        Self { url: Some(url.to_owned()), ..Self::bare(name, Kind::Webhook) }
+    }
+
     fn bare(name: &str, kind: Kind) -> Self {
         Self {
             name: name.to_owned(),
@@ -116,12 +178,21 @@ impl Config {
             address: None,
             ae_title: None,
             calling_ae_title: None,
+            url: None,
+            token: None,
+            ca: None,
             path: None,
             baud: None,
             timeout: default_timeout(),
             retry_first: default_retry_first(),
             retry_max: default_retry_max(),
         }
+    }
+
+    /// Whether it takes files that are no DICOM objects.
+    #[must_use]
+    pub fn takes_files(&self) -> bool {
+        !matches!(self.kind, Kind::Dicom | Kind::Stow)
     }
 
     /// What this destination means, or everything that is wrong with it.
@@ -147,7 +218,18 @@ impl Config {
                 timeout: self.timeout,
             }),
             Kind::Folder => Route::Folder(FolderConfig { path: path() }),
+            Kind::Stow => Route::Stow(self.http()),
+            Kind::Webhook => Route::Webhook(self.http()),
         })
+    }
+
+    fn http(&self) -> HttpConfig {
+        HttpConfig {
+            url: self.url.clone().unwrap_or_default(),
+            token: self.token.clone(),
+            ca: self.ca.clone(),
+            timeout: self.timeout,
+        }
     }
 
     #[must_use]
@@ -170,6 +252,9 @@ impl Config {
                 needs(&[Kind::Serial, Kind::Folder]),
                 needs(&[Kind::Serial, Kind::Folder]),
             ),
+            ("url", self.url.is_some(), needs(WEB), needs(WEB)),
+            ("token", self.token.is_some(), false, needs(WEB)),
+            ("ca", self.ca.is_some(), false, needs(WEB)),
             ("baud", self.baud.is_some(), false, needs(&[Kind::Serial])),
         ] {
             if needed && !given {
@@ -183,6 +268,22 @@ impl Config {
         if self.address.as_deref().is_some_and(|text| !is_host_and_port(text)) {
             faults
                 .push(Fault::new("address", "is not a host and a port, such as \"10.0.0.5:104\""));
+        }
+        if let Some(url) = &self.url {
+            let parsed = url.parse::<hyper::Uri>().ok();
+            let scheme = parsed.as_ref().and_then(|url| url.scheme_str());
+            let is_whole = parsed.as_ref().is_some_and(|url| url.host().is_some());
+            if !is_whole || !matches!(scheme, Some("http" | "https")) {
+                faults.push(Fault::new(
+                    "url",
+                    "is not a URL, such as \"https://archive.example/dicom-web/studies\"",
+                ));
+            } else if self.token.is_some() && scheme == Some("http") {
+                faults.push(Fault::new(
+                    "url",
+                    "would show the token to everyone on the way; use https, or remove token",
+                ));
+            }
         }
         for (key, title) in
             [("ae_title", &self.ae_title), ("calling_ae_title", &self.calling_ae_title)]
@@ -203,6 +304,8 @@ impl Config {
         faults
     }
 }
+
+const WEB: &[Kind] = &[Kind::Stow, Kind::Webhook];
 
 fn is_host_and_port(text: &str) -> bool {
     text.rsplit_once(':')

@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{DicomConfig, Outcome};
-use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, status};
+use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, VERIFICATION, status};
 use crate::codec::part10;
-use crate::spool::Delivery;
+use crate::spool::{Delivery, DicomObject};
 
 const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
 const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
@@ -27,14 +27,14 @@ type Link = AsyncClientAssociation<TcpStream>;
 
 /// Associates, sends one object and releases.
 pub(super) async fn send(config: &DicomConfig, delivery: &Delivery, file: &[u8]) -> Outcome {
-    let Ok(dataset) = part10::dataset(file) else {
+    let (Some(object), Ok(dataset)) = (&delivery.dicom, part10::dataset(file)) else {
         return Outcome::Never("the product is not a DICOM file".to_owned());
     };
-    let mut link = match associate(config, delivery).await {
+    let mut link = match associate(config, object).await {
         Ok(link) => link,
         Err(outcome) => return outcome,
     };
-    let outcome = match store(&mut link, config.timeout, delivery, file, dataset).await {
+    let outcome = match store(&mut link, config.timeout, object, file, dataset).await {
         Ok(code) => judge(code),
         Err(outcome) => outcome,
     };
@@ -46,8 +46,43 @@ pub(super) async fn send(config: &DicomConfig, delivery: &Delivery, file: &[u8])
     outcome
 }
 
-async fn associate(config: &DicomConfig, delivery: &Delivery) -> Result<Link, Outcome> {
-    let stored = delivery.transfer_syntax.as_str();
+/// Asks a peer whether it is there (C-ECHO, PS3.4 annex A).
+///
+/// # Errors
+/// Why not, in words.
+pub async fn echo(config: &DicomConfig) -> Result<(), String> {
+    let options = ClientAssociationOptions::new()
+        .calling_ae_title(config.calling_ae_title.as_str())
+        .called_ae_title(config.ae_title.as_str())
+        .write_timeout(config.timeout)
+        .read_timeout(config.timeout)
+        .with_presentation_context(VERIFICATION, vec![IMPLICIT_VR_LITTLE_ENDIAN]);
+    let reason = |outcome| match outcome {
+        Outcome::Never(reason) | Outcome::Unreachable(reason) | Outcome::Later(reason) => reason,
+        Outcome::Sent => String::new(),
+    };
+    let ask = async {
+        let mut link = options
+            .establish_async(config.address.as_str())
+            .await
+            .map_err(|error| judge_refusal(&error))?;
+        let context = link.presentation_contexts().first().map_or(1, |context| context.id);
+        let request = Command::EchoRequest { message_id: MESSAGE_ID }.encode();
+        send_message(&mut link, context, PDataValueType::Command, &request).await?;
+        let status = answer(&mut link).await?;
+        drop(timeout(Duration::from_secs(1), link.release()).await);
+        Ok::<_, Outcome>(status)
+    };
+    match timeout(config.timeout, ask).await {
+        Err(_) => Err("no answer in time".to_owned()),
+        Ok(Ok(status::SUCCESS)) => Ok(()),
+        Ok(Ok(code)) => Err(format!("C-ECHO status {code:04X}")),
+        Ok(Err(outcome)) => Err(reason(outcome)),
+    }
+}
+
+async fn associate(config: &DicomConfig, object: &DicomObject) -> Result<Link, Outcome> {
+    let stored = object.transfer_syntax.as_str();
     let mut options = ClientAssociationOptions::new()
         .calling_ae_title(config.calling_ae_title.as_str())
         .called_ae_title(config.ae_title.as_str())
@@ -57,7 +92,7 @@ async fn associate(config: &DicomConfig, delivery: &Delivery) -> Result<Link, Ou
     let native = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN];
     let others = native.iter().filter(|other| native.contains(&stored) && **other != stored);
     for syntax in std::iter::once(&stored).chain(others) {
-        options = options.with_presentation_context(delivery.sop_class_uid.as_str(), vec![*syntax]);
+        options = options.with_presentation_context(object.sop_class_uid.as_str(), vec![*syntax]);
     }
     let connect = options.establish_async(config.address.as_str());
     match timeout(config.timeout, connect).await {
@@ -89,11 +124,11 @@ fn judge_refusal(error: &Error) -> Outcome {
 async fn store(
     link: &mut Link,
     patience: Duration,
-    delivery: &Delivery,
+    object: &DicomObject,
     file: &[u8],
     dataset: &[u8],
 ) -> Result<u16, Outcome> {
-    let stored = delivery.transfer_syntax.as_str();
+    let stored = object.transfer_syntax.as_str();
     let contexts = link.presentation_contexts();
     let context = contexts
         .iter()
@@ -112,8 +147,8 @@ async fn store(
     };
     let request = Command::StoreRequest {
         message_id: MESSAGE_ID,
-        sop_class_uid: delivery.sop_class_uid.clone(),
-        sop_instance_uid: delivery.sop_instance_uid.clone(),
+        sop_class_uid: object.sop_class_uid.clone(),
+        sop_instance_uid: object.sop_instance_uid.clone(),
     };
     send_message(link, id, PDataValueType::Command, &request.encode()).await?;
     send_message(link, id, PDataValueType::Data, dataset).await?;
@@ -154,13 +189,14 @@ async fn answer(link: &mut Link) -> Result<u16, Outcome> {
             if value.value_type != PDataValueType::Command
                 || bytes.len() + value.data.len() > MAX_COMMAND_BYTES
             {
-                return Err(Outcome::Unreachable("the answer is not a C-STORE response".into()));
+                return Err(Outcome::Unreachable("the answer is not a response".into()));
             }
             bytes.extend_from_slice(&value.data);
             if value.is_last {
                 match Command::parse(&std::mem::take(&mut bytes)) {
                     Ok(
                         Command::StoreResponse { message_id: MESSAGE_ID, status, .. }
+                        | Command::EchoResponse { message_id: MESSAGE_ID, status }
                         | Command::Failure { message_id: MESSAGE_ID, status, .. },
                     ) => return Ok(status),
                     Ok(_) => {}

@@ -5,7 +5,7 @@
 //! destination back (capped exponential backoff with jitter); a refused object only itself; an object refused for
 //! good is kept as dead for a person.
 //!
-//! Called by `daemon`.
+//! Called by `daemon`; `echo` by `cli::doctor`.
 
 pub mod serial;
 
@@ -13,9 +13,15 @@ mod backoff;
 mod config;
 mod dicom;
 mod folder;
+mod http;
+mod stow;
+mod webhook;
 mod worker;
 
-pub use config::{Config, DicomConfig, FolderConfig, Kind, Route, SerialConfig};
+use crate::telemetry::Delivered;
+
+pub use config::{Config, DicomConfig, FolderConfig, HttpConfig, Kind, Route, SerialConfig};
+pub use dicom::echo;
 pub use worker::{Destination, Mode};
 
 /// What came of one attempt. The reasons are logged: no patient data, no UID.
@@ -29,4 +35,16 @@ pub enum Outcome {
     Unreachable(String),
     /// The destination will never take this object.
     Never(String),
+}
+
+impl Outcome {
+    /// As it is counted.
+    fn kind(&self) -> Delivered {
+        match self {
+            Self::Sent => Delivered::Sent,
+            Self::Later(_) => Delivered::Later,
+            Self::Unreachable(_) => Delivered::Unreachable,
+            Self::Never(_) => Delivered::Never,
+        }
+    }
 }

@@ -1,13 +1,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 
-use super::{Config, Outcome, Route, backoff, dicom, folder, serial};
+use super::{Config, Outcome, Route, backoff, dicom, folder, serial, stow, webhook};
 use crate::domain::Fault;
 use crate::spool::{Delivery, Next, Spool, SpoolError, durable};
+use crate::telemetry::{Stage, audit, metrics};
 
 /// How the deliveries are worked off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub enum Mode {
     Serve,
     /// Try what is pending once more, then end.
     Drain,
+    /// End after the attempt under way.
+    Stop,
 }
 
 /// One destination and its pending deliveries.
@@ -40,7 +44,11 @@ impl Destination {
     /// Works until the mode is `Drain` and nothing more can be sent. `wake` tells that there are new deliveries.
     pub async fn run(mut self, wake: Arc<Notify>, mut mode: watch::Receiver<Mode>) {
         loop {
-            let draining = *mode.borrow_and_update() == Mode::Drain;
+            let now = *mode.borrow_and_update();
+            if now == Mode::Stop {
+                return;
+            }
+            let draining = now == Mode::Drain;
             let wait = match self.next().await {
                 Ok(Next::Due(delivery)) => {
                     let pause = self.attempt(&delivery).await;
@@ -86,20 +94,34 @@ impl Destination {
         let outcome = self.send(delivery).await;
         let (job, destination) = (&delivery.job, self.config.name.as_str());
         let attempt = delivery.attempts + 1;
-        let send_ms = started.elapsed().as_millis() as u64;
+        let elapsed = started.elapsed();
+        let send_ms = elapsed.as_millis() as u64;
+        metrics().delivery(destination, outcome.kind(), elapsed, delivery.bytes);
         let retry =
             backoff::delay(delivery.attempts, self.config.retry_first, self.config.retry_max);
         match &outcome {
-            Outcome::Sent => tracing::info!(%job, destination, attempt, send_ms, "delivered"),
+            Outcome::Sent => {
+                audit::record(
+                    "delivered",
+                    json!({ "job": job.as_str(), "destination": destination, "sha256": delivery.sha256 }),
+                );
+                tracing::info!(%job, destination, attempt, send_ms, "delivered");
+            }
             Outcome::Later(reason) => {
                 tracing::warn!(%job, destination, attempt, reason, "not taken now; will try again");
             }
             Outcome::Unreachable(reason) => {
                 tracing::warn!(%job, destination, attempt, reason, "not delivered; will try again");
             }
-            Outcome::Never(reason) => tracing::error!(
-                %job, destination, attempt, reason, "refused for good; kept as a dead letter"
-            ),
+            Outcome::Never(reason) => {
+                audit::record(
+                    "refused",
+                    json!({ "job": job.as_str(), "destination": destination, "reason": reason }),
+                );
+                tracing::error!(
+                    %job, destination, attempt, reason, "refused for good; kept as a dead letter"
+                );
+            }
         }
         self.outages = match outcome {
             Outcome::Unreachable(_) => self.outages.saturating_add(1),
@@ -136,6 +158,7 @@ impl Destination {
                 }
             };
             if let Some(account) = account {
+                metrics().stage(Stage::Deliver, Duration::from_millis(account.deliver_ms));
                 tracing::info!(
                     job = %delivery.job,
                     queue_ms = account.queue_ms,
@@ -165,11 +188,13 @@ impl Destination {
         let (route, delivery) = (self.route.clone(), delivery.clone());
         match &*self.route {
             Route::Dicom(config) => dicom::send(config, &delivery, &bytes).await,
+            Route::Stow(config) => stow::send(config, &delivery, &bytes).await,
+            Route::Webhook(config) => webhook::send(config, &delivery).await,
             Route::Serial(_) | Route::Folder(_) => {
                 let send = move || match &*route {
                     Route::Serial(config) => serial::send(config, &delivery, &bytes),
                     Route::Folder(config) => folder::send(config, &delivery, &bytes),
-                    Route::Dicom(_) => unreachable!("sent above"),
+                    _ => unreachable!("sent above"),
                 };
                 blocking(send).await
             }

@@ -49,6 +49,24 @@ pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
     serializer.serialize_str(&format(*duration))
 }
 
+/// How a duration is written, for the JSON Schema.
+#[derive(Debug)]
+pub struct Text;
+
+impl schemars::JsonSchema for Text {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[0-9]+ *(ms|s|m|h|d)$" })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! Plain data: no I/O, no async, no model. Arrays are indexed [channel, slice, row, column];
 //! coordinates are millimetres in the DICOM patient system (LPS: +x left, +y posterior, +z superior).
 
+pub mod credential;
 pub mod duration;
 mod fault;
 mod geometry;

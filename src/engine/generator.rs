@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{EngineError, Runtime};
 
 /// Who runs the graphs. Asking for a GPU never ends on the CPU unsaid: a provider that cannot start is an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
     #[default]

@@ -34,7 +34,7 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// Loads the first library found in: the configuration, the environment variable, beside the executable,
-    /// the project's folder `.runtime/` (of the executable's or the current folder's parents), the system.
+    /// in `../lib/cdal` of its folder, the project's folder `.runtime/` (of the executable's or the current folder's parents), the system.
     ///
     /// A library that was asked for (configuration, variable) must be fit; the search does not go past it.
     ///
@@ -63,6 +63,18 @@ impl Runtime {
             }
         }
         Err(no_library(purpose, &looked))
+    }
+
+    /// Whether the library was built with an execution provider; its own libraries may still be missing.
+    #[must_use]
+    pub fn has(&self, provider: super::Provider) -> bool {
+        use ort::ep;
+        match provider {
+            super::Provider::Cpu => Ok(true),
+            super::Provider::Cuda => <ep::CUDA as ep::ExecutionProvider>::is_available(),
+            super::Provider::TensorRt => <ep::TensorRT as ep::ExecutionProvider>::is_available(),
+        }
+        .unwrap_or(false)
     }
 
     fn start(
@@ -126,6 +138,8 @@ fn candidates(purpose: Purpose, configured: Option<&Path>) -> Vec<Candidate> {
     let executable = env::current_exe().ok();
     if let Some(beside) = executable.as_deref().and_then(Path::parent) {
         list.push(found("beside the executable", newest_library(&beside.join(folder))));
+        let installed = beside.join("../lib/cdal").join(folder);
+        list.push(found("the package's folder", newest_library(&installed)));
     }
     let starts =
         [executable.as_deref().and_then(Path::parent).map(Path::to_owned), env::current_dir().ok()];

@@ -7,33 +7,46 @@
 //! Called by `daemon` and `cli::workstation`.
 
 pub mod dicom;
+pub mod folder;
 pub mod serial;
 
 mod folder_sink;
 mod identify;
+mod intake;
 mod sink;
 mod spool_sink;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Fault;
 
 pub use folder_sink::{FolderSink, Landed, Via};
+pub use intake::{Accepted, Intake};
 pub use sink::{Received, Refusal, Sink};
 pub use spool_sink::SpoolSink;
 
 /// Section `[ingest]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub dicom: dicom::Config,
+    #[serde(default)]
+    pub folder: folder::Config,
 }
 
 impl Config {
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
-        let below = |fault: Fault| Fault { key: format!("dicom.{}", fault.key), ..fault };
-        self.dicom.faults().into_iter().map(below).collect()
+        let sections = [("dicom", self.dicom.faults()), ("folder", self.folder.faults())];
+        let below =
+            |section, fault: Fault| Fault { key: format!("{section}.{}", fault.key), ..fault };
+        sections
+            .into_iter()
+            .flat_map(|(section, faults)| {
+                faults.into_iter().map(move |fault| below(section, fault))
+            })
+            .collect()
     }
 }
 

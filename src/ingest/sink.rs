@@ -24,6 +24,8 @@ pub enum Refusal {
     Mismatch(&'static str),
     #[error("the data set cannot be read: {0}")]
     NotUnderstood(&'static str),
+    #[error("not an image that can be segmented: {0}")]
+    NotAnImage(&'static str),
 }
 
 impl Refusal {
@@ -33,7 +35,7 @@ impl Refusal {
         match self {
             Self::OutOfResources(_) | Self::TooLarge { .. } => status::OUT_OF_RESOURCES,
             Self::Mismatch(_) => status::DATA_SET_MISMATCH,
-            Self::NotUnderstood(_) => status::CANNOT_UNDERSTAND,
+            Self::NotUnderstood(_) | Self::NotAnImage(_) => status::CANNOT_UNDERSTAND,
         }
     }
 }

@@ -1,16 +1,20 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::json;
+use tokio::sync::watch;
+
 use super::dicom::{Completion, OnRelease};
 use super::{Received, Refusal, Sink, identify};
 use crate::spool::durable::{Incoming, Synced};
 use crate::spool::{Arrival, JobId, Spool, SpoolError, Stored};
+use crate::telemetry::{Way, audit, metrics};
 
 /// Puts objects into the spool and decides when a series is complete, except for the idle time, which the daemon
 /// watches.
 pub struct SpoolSink {
     spool: Arc<Spool>,
-    completion: Completion,
+    completion: watch::Receiver<Completion>,
     /// Jobs that got an object from an association that is still open.
     touched: Mutex<HashMap<u64, HashSet<JobId>>>,
     on_change: Box<dyn Fn() + Send + Sync>,
@@ -20,7 +24,7 @@ impl SpoolSink {
     /// `on_change` is called after every stored object and completed series; it must not block.
     pub fn new(
         spool: Arc<Spool>,
-        completion: Completion,
+        completion: watch::Receiver<Completion>,
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let touched = Mutex::default();
@@ -57,18 +61,23 @@ impl Sink for SpoolSink {
             series_instance_uid: identify::series_of(received, file.path())?,
             sop_instance_uid: received.sop_instance_uid.clone(),
             association: received.association,
+            extension: "dcm",
         };
         let bytes = file.bytes;
         match self.spool.store(&arrival, file)? {
             Stored::Accepted { job, instances } => {
                 tracing::debug!(%job, bytes, instances, "object stored");
-                if self.completion.instances.is_some_and(|expected| instances >= expected)
+                let expected = self.completion.borrow().instances;
+                if expected.is_some_and(|expected| instances >= expected)
                     && let Err(error) = self.complete(&job)
                 {
                     // The object is safe; the idle time will complete the series.
                     tracing::warn!(%job, %error, "series not marked complete");
                 }
-                self.touched().entry(received.association).or_default().insert(job);
+                let id = job.to_string();
+                if self.touched().entry(received.association).or_default().insert(job) {
+                    audit::record("accepted", json!({ "job": id, "from": "dicom" }));
+                }
             }
             Stored::Duplicate => tracing::debug!(bytes, "object was here before"),
             Stored::Quarantined { job } => tracing::error!(
@@ -77,13 +86,14 @@ impl Sink for SpoolSink {
                  job is quarantined until a person decides"
             ),
         }
+        metrics().object(Way::Dicom);
         (self.on_change)();
         Ok(())
     }
 
     fn association_ended(&self, association: u64, released: bool) {
         let jobs = self.touched().remove(&association).unwrap_or_default();
-        if released && self.completion.on_release == OnRelease::Complete {
+        if released && self.completion.borrow().on_release == OnRelease::Complete {
             for job in &jobs {
                 if let Err(error) = self.complete(job) {
                     tracing::warn!(%job, %error, "series not marked complete");

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{DeliveryState, JobId, Product, Spool, SpoolError, now_ms};
+use super::{DeliveryState, DicomObject, JobId, Product, Spool, SpoolError, now_ms};
 use crate::domain::Uid;
 
 /// One product on its way to one destination.
@@ -13,13 +13,13 @@ pub struct Delivery {
     pub job: JobId,
     pub destination: String,
     pub name: String,
-    pub sop_class_uid: Uid,
-    pub sop_instance_uid: Uid,
-    pub transfer_syntax: Uid,
-    /// The Part-10 file.
+    /// `None` for a file of another format.
+    pub dicom: Option<DicomObject>,
+    /// The file.
     pub path: PathBuf,
     /// Of the file, hexadecimal.
     pub sha256: String,
+    pub bytes: u64,
     /// How often it was tried before.
     pub attempts: u32,
 }
@@ -154,29 +154,48 @@ impl Spool {
                 )
             })
         };
+        let is_dicom = !row.get::<_, String>("sop_class_uid")?.is_empty();
+        let dicom = is_dicom
+            .then(|| -> rusqlite::Result<_> {
+                Ok(DicomObject {
+                    sop_class_uid: uid("sop_class_uid")?,
+                    sop_instance_uid: uid("sop_uid")?,
+                    transfer_syntax: uid("transfer_syntax")?,
+                })
+            })
+            .transpose()?;
         Ok(Delivery {
             id: row.get("id")?,
             job: JobId::from_column(row, "job")?,
             destination: row.get("destination")?,
             name: row.get("name")?,
-            sop_class_uid: uid("sop_class_uid")?,
-            sop_instance_uid: uid("sop_uid")?,
-            transfer_syntax: uid("transfer_syntax")?,
+            dicom,
             path: self.absolute(&row.get::<_, String>("path")?),
             sha256: row.get("sha256")?,
+            bytes: row.get("bytes")?,
             attempts: row.get("attempts")?,
         })
     }
 }
 
+/// Records a delivery in `state`. A file that is no DICOM object has an empty class and transfer syntax, and its name
+/// in place of the SOP Instance UID.
 pub(super) fn insert(
     connection: &Connection,
     job: &JobId,
-    destination: &str,
+    (destination, state): (&str, DeliveryState),
     product: &Product,
     path: &str,
     sha256: &str,
 ) -> Result<(), SpoolError> {
+    let (class, instance, syntax) = match &product.dicom {
+        Some(object) => (
+            object.sop_class_uid.as_str(),
+            object.sop_instance_uid.as_str(),
+            object.transfer_syntax.as_str(),
+        ),
+        None => ("", product.name.as_str(), ""),
+    };
     connection
         .prepare_cached(
             "INSERT INTO deliveries (job, destination, name, sop_class_uid, sop_uid, transfer_syntax,
@@ -187,13 +206,13 @@ pub(super) fn insert(
             job.as_str(),
             destination,
             product.name,
-            product.sop_class_uid.as_str(),
-            product.sop_instance_uid.as_str(),
-            product.transfer_syntax.as_str(),
+            class,
+            instance,
+            syntax,
             path,
             sha256,
             product.bytes.len() as i64,
-            DeliveryState::Pending
+            state
         ])?;
     Ok(())
 }

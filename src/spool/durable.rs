@@ -99,7 +99,8 @@ impl Synced {
     /// # Errors
     /// If the disk refuses.
     pub fn persist_beside(self, directory: &Path, name: &str) -> Result<PathBuf, SpoolError> {
-        let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "dcm"));
+        let nifti = name.strip_suffix(".nii.gz").map(|stem| (stem, "nii.gz"));
+        let (stem, extension) = nifti.or(name.rsplit_once('.')).unwrap_or((name, "dcm"));
         let other = format!("{stem}-{}.{extension}", &self.sha256[..16]);
         let mut path = self.path;
         for target in [directory.join(name), directory.join(other)] {

@@ -10,8 +10,10 @@ use crate::domain::Uid;
 pub struct Arrival {
     pub sop_instance_uid: Uid,
     pub series_instance_uid: Uid,
-    /// Number of the association that brought it, unique within a run of the process.
+    /// Number of the association that brought it, unique within a run of the process; 0 where there was none.
     pub association: u64,
+    /// Of its payload file: `dcm`, `nii`, `png`, ….
+    pub extension: &'static str,
 }
 
 /// What became of an arrival. In every case it is on the disk and recorded.
@@ -33,7 +35,7 @@ impl Spool {
     pub fn store(&self, arrival: &Arrival, object: Synced) -> Result<Stored, SpoolError> {
         self.check_free_space()?;
         let sha256 = object.sha256.clone();
-        let path = format!("instances/{sha256}.dcm");
+        let path = format!("instances/{sha256}.{}", arrival.extension);
         object.persist(&self.absolute(&path))?;
 
         let mut database = self.database();

@@ -4,13 +4,21 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{JobState, Product, Spool, SpoolError, deliveries, durable, now_ms};
+use super::{DeliveryState, JobState, Product, Spool, SpoolError, deliveries, durable, now_ms};
 
 /// Names a job in logs and on the command line. Random: it says nothing about the patient.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct JobId(String);
 
 impl JobId {
+    /// `None` if `text` from outside is not the name of a job: 16 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_id =
+            text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        is_id.then(|| Self(text.to_owned()))
+    }
+
     pub(super) fn from_column(row: &Row<'_>, column: &str) -> rusqlite::Result<Self> {
         row.get(column).map(Self)
     }
@@ -146,7 +154,8 @@ impl Spool {
             .map(|ms| Duration::from_millis(ms.saturating_sub(now_ms()).max(0).cast_unsigned())))
     }
 
-    /// Ends a running job with its products, each to be sent to every one of `destinations`.
+    /// Ends a running job with its products, each to be sent to every one of `destinations`. Without a destination
+    /// they stay in the spool.
     ///
     /// # Errors
     /// If the disk refuses; the job is then still running.
@@ -161,7 +170,8 @@ impl Spool {
         let mut files = Vec::with_capacity(products.len());
         for product in products {
             let synced = durable::write(&self.incoming(), &product.bytes)?;
-            let name = format!("{}.dcm", synced.sha256);
+            let extension = product.name.rsplit_once('.').map_or("dcm", |(_, extension)| extension);
+            let name = format!("{}.{extension}", synced.sha256);
             files.push((product, format!("products/{name}"), synced.sha256.clone()));
             synced.persist(&folder.join(name))?;
         }
@@ -173,8 +183,13 @@ impl Spool {
             params![job.0, i64::try_from(compute.as_millis()).unwrap_or(i64::MAX), now_ms()],
         )?;
         for (product, path, sha256) in &files {
+            if destinations.is_empty() {
+                let kept = ("", DeliveryState::Sent);
+                deliveries::insert(&transaction, job, kept, product, path, sha256)?;
+            }
             for destination in destinations {
-                deliveries::insert(&transaction, job, destination, product, path, sha256)?;
+                let pending = (destination.as_str(), DeliveryState::Pending);
+                deliveries::insert(&transaction, job, pending, product, path, sha256)?;
             }
         }
         Ok(transaction.commit()?)

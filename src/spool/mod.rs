@@ -11,16 +11,19 @@
 //! 4. A job is `done` in the same transaction that records its deliveries.
 //! 5. A delivery leaves `pending` only when its destination confirmed it or refused it for good. Nothing that
 //!    is pending or dead is ever removed.
+//! 6. A product is named by a delivery. One that goes nowhere is recorded as sent to the spool itself, under the
+//!    empty destination, so that it can be fetched.
 //!
 //! ```text
 //! <directory>/lock        held while a process uses the spool
 //!             spool.db    instances, jobs, deliveries
 //!             incoming/   *.part: being written; removed at start
-//!             instances/  <sha256>.dcm: received objects
-//!             products/   <sha256>.dcm: what the worker made
+//!             instances/  <sha256>.<extension>: received objects
+//!             products/   <sha256>.<extension>: what the worker made
 //! ```
 //!
-//! Called by `ingest` (store), `daemon` (complete, claim, finish) and `deliver` (next, sent, postpone, bury).
+//! Called by `ingest` (store), `daemon` (complete, claim, finish), `deliver` (next, sent, postpone, bury) and `http`
+//! (the reports).
 
 pub mod durable;
 
@@ -29,6 +32,7 @@ mod error;
 mod instances;
 mod jobs;
 mod recovery;
+mod report;
 mod state;
 mod store;
 #[cfg(test)]
@@ -36,6 +40,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, Uid};
@@ -45,11 +50,12 @@ pub use error::SpoolError;
 pub use instances::{Arrival, Stored};
 pub use jobs::{Claim, Count, JobId, Retry};
 pub use recovery::Recovery;
+pub use report::{DeliveryReport, DestinationReport, JobReport, ProductFile};
 pub use state::{DeliveryState, InstanceState, JobState};
 pub use store::{Spool, now_ms};
 
 /// Section `[spool]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Made if it is not there.
@@ -93,16 +99,23 @@ impl Config {
     }
 }
 
-/// One object the worker made, to be sent to every destination.
+/// One object the worker made, to be sent to every destination that takes its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Product {
-    /// File name for destinations that have files; letters, digits, `.`, `-` and `_`.
+    /// File name for destinations that have files; letters, digits, `.`, `-` and `_`. Unique in its job.
     pub name: String,
-    pub sop_class_uid: Uid,
-    pub sop_instance_uid: Uid,
-    pub transfer_syntax: Uid,
-    /// The whole Part-10 file.
+    /// `None` for a file of another format, such as a `NIfTI` mask.
+    pub dicom: Option<DicomObject>,
+    /// The whole file.
     pub bytes: Vec<u8>,
     /// A few words for the log: no patient data, no UID.
     pub summary: String,
+}
+
+/// How a Part-10 file is announced to a DICOM peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DicomObject {
+    pub sop_class_uid: Uid,
+    pub sop_instance_uid: Uid,
+    pub transfer_syntax: Uid,
 }

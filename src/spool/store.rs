@@ -104,15 +104,23 @@ impl Spool {
     /// # Errors
     /// `LowDisk` below the watermark.
     pub fn check_free_space(&self) -> Result<(), SpoolError> {
-        let root = &self.config.directory;
-        let disk = rustix::fs::statvfs(root)
-            .map_err(|error| SpoolError::io("measure", root)(error.into()))?;
-        let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free_bytes = self.free_bytes()?;
         let min_free_bytes = self.config.min_free_bytes;
         if free_bytes < min_free_bytes {
             return Err(SpoolError::LowDisk { free_bytes, min_free_bytes });
         }
         Ok(())
+    }
+
+    /// Disk space that is left.
+    ///
+    /// # Errors
+    /// If it cannot be measured.
+    pub fn free_bytes(&self) -> Result<u64, SpoolError> {
+        let root = &self.config.directory;
+        let disk = rustix::fs::statvfs(root)
+            .map_err(|error| SpoolError::io("measure", root)(error.into()))?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     pub(super) fn absolute(&self, relative: &str) -> PathBuf {

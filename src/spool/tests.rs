@@ -12,6 +12,7 @@ fn arrive(spool: &Spool, sop: &str, series: &str, content: &[u8]) -> Stored {
         sop_instance_uid: Uid::parse(sop).unwrap(),
         series_instance_uid: Uid::parse(series).unwrap(),
         association: 1,
+        extension: "dcm",
     };
     spool.store(&arrival, durable::write(&spool.incoming(), content).unwrap()).unwrap()
 }
@@ -26,9 +27,11 @@ fn accepted(stored: Stored) -> JobId {
 fn product(content: &[u8]) -> Product {
     Product {
         name: "mask.dcm".to_owned(),
-        sop_class_uid: Uid::parse("1.2.3").unwrap(),
-        sop_instance_uid: Uid::derived(&["mask"]),
-        transfer_syntax: Uid::parse("1.2.840.10008.1.2.1").unwrap(),
+        dicom: Some(DicomObject {
+            sop_class_uid: Uid::parse("1.2.3").unwrap(),
+            sop_instance_uid: Uid::derived(&["mask"]),
+            transfer_syntax: Uid::parse("1.2.840.10008.1.2.1").unwrap(),
+        }),
         bytes: content.to_vec(),
         summary: String::new(),
     }

@@ -7,6 +7,7 @@ use cdal::deliver::Config;
 
 use crate::support::daemon::settings;
 use crate::support::dicom::{files, series};
+use crate::support::http::{get, post_files};
 use crate::support::process::{Process, dcmtk_storescp, free_port, store};
 use crate::support::wait_for;
 use crate::support::worker::Stand;
@@ -72,4 +73,33 @@ fn killed_after_the_acknowledgement_everything_is_delivered_after_a_restart() {
     daemon.signal("-TERM");
     assert!(daemon.wait().success());
     assert_eq!(std::fs::read_dir(spool.join("incoming")).unwrap().count(), 0);
+}
+
+#[test]
+fn killed_right_after_202_every_case_has_its_result_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = folder.path().join("spool");
+    let http = |daemon: &Process| -> std::net::SocketAddr {
+        daemon.json()["http"].as_str().unwrap().parse().unwrap()
+    };
+    let mut daemon = start(&spool, free_port(), Duration::from_millis(200));
+    let to = http(&daemon);
+    let accepted: Vec<String> = (0..3)
+        .map(|number| {
+            let files = series(folder.path(), &format!("case-{number}"), 2);
+            let answer = post_files(to, "related", &files);
+            assert_eq!(answer.status, 202, "{}", answer.text());
+            answer.json()["jobs"][0]["href"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    daemon.signal("-KILL");
+    daemon.wait();
+    let mut daemon = start(&spool, free_port(), Duration::ZERO);
+    let to = http(&daemon);
+    for job in accepted {
+        wait_for("the job to be done", || (get(to, &job).json()["state"] == "done").then_some(()));
+        assert_eq!(get(to, &format!("{job}/mask")).status, 200);
+    }
+    daemon.signal("-KILL");
+    daemon.wait();
 }

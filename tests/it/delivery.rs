@@ -117,7 +117,9 @@ fn a_stop_finishes_the_running_job_and_its_delivery() {
     let destination = Config::folder("disk", &out);
     let daemon = Running::start(settings(&folder.path().join("spool"), vec![destination]), slow);
     store(daemon.address(), &series(folder.path(), "a", 2));
-    wait_for("the job to start", || daemon.daemon().health().borrow().working.then_some(()));
+    wait_for("the job to start", || {
+        daemon.daemon().health().borrow().working_since.is_some().then_some(())
+    });
     assert_eq!(daemon.stop(), Drained::Completely);
     assert_eq!(files(&out).len(), 1);
 }

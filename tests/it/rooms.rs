@@ -16,10 +16,11 @@ const PLAN: &[(&str, &[&str])] = &[
     ("segmenter", &["bundle", "engine", "sampler"]),
     ("ingest", &["codec", "spool"]),
     ("deliver", &["codec", "spool"]),
+    ("http", &["codec", "ingest", "spool"]),
     ("train", &["bundle", "codec", "engine", "phantom", "sampler", "truth"]),
     ("eval", &["bundle", "codec", "sampler", "segmenter", "truth"]),
-    ("daemon", &["bundle", "codec", "deliver", "engine", "ingest", "segmenter", "spool"]),
-    ("config", &["daemon", "deliver", "engine", "ingest", "sampler", "spool"]),
+    ("daemon", &["bundle", "codec", "deliver", "engine", "http", "ingest", "segmenter", "spool"]),
+    ("config", &["daemon", "deliver", "engine", "http", "ingest", "sampler", "spool"]),
     (
         "cli",
         &[
@@ -30,6 +31,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "deliver",
             "engine",
             "eval",
+            "http",
             "ingest",
             "phantom",
             "sampler",

@@ -1,12 +1,13 @@
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Storage;
 use crate::domain::{Fault, duration};
 
 /// Section `[ingest.dicom]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address and port, such as `0.0.0.0:11112`; port 0 takes a free one.
@@ -21,15 +22,17 @@ pub struct Config {
     pub max_object_bytes: u64,
     /// Longest silence inside a message.
     #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
     pub read_timeout: Duration,
     /// Longest silence between messages.
     #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
     pub idle_timeout: Duration,
     pub completion: Completion,
 }
 
 /// Whether an association must be addressed to this AE title.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CalledAeTitle {
     Own,
@@ -37,11 +40,12 @@ pub enum CalledAeTitle {
 }
 
 /// When a series is complete. DICOM has no sign for it, so the first of these that holds decides.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Completion {
     /// Nothing came for the series during this time.
     #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
     pub idle: Duration,
     /// The series has this many objects.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +55,7 @@ pub struct Completion {
 }
 
 /// `Complete` is for senders that send a series in one association.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnRelease {
     Complete,

@@ -11,3 +11,4 @@ mod syntaxes;
 pub use config::{CalledAeTitle, Completion, Config, OnRelease};
 pub use serve::serve;
 pub use syntaxes::Storage;
+pub(super) use syntaxes::{DECODABLE, IMAGES};

@@ -1,8 +1,9 @@
 use dicom_dictionary_std::uids;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What may be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Storage {
     /// Images a model may take, in transfer syntaxes this program decodes.
@@ -12,7 +13,7 @@ pub enum Storage {
 }
 
 /// Image storage SOP classes (PS3.4 table B.5-1).
-pub(super) const IMAGES: &[&str] = &[
+pub(in crate::ingest) const IMAGES: &[&str] = &[
     uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE,
     uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PRESENTATION,
     uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING,
@@ -42,7 +43,7 @@ pub(super) const IMAGES: &[&str] = &[
 ];
 
 /// Transfer syntaxes whose pixels this program decodes (PS3.5 section 10).
-pub(super) const DECODABLE: &[&str] = &[
+pub(in crate::ingest) const DECODABLE: &[&str] = &[
     uids::EXPLICIT_VR_LITTLE_ENDIAN,
     uids::IMPLICIT_VR_LITTLE_ENDIAN,
     uids::JPEG_BASELINE8_BIT,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use cdal::daemon::{Config, Daemon, Drained, Settings, Worker};
 use cdal::deliver;
-use cdal::ingest::{self, dicom};
+use cdal::http;
+use cdal::ingest::{self, dicom, folder};
 use cdal::spool;
 use tokio::runtime::Runtime;
 
@@ -35,7 +36,9 @@ pub fn settings(spool: &Path, destinations: Vec<deliver::Config>) -> Settings {
                 },
                 ..dicom::Config::default()
             },
+            folder: folder::Config::default(),
         },
+        http: http::Config { listen: Some("127.0.0.1:0".to_owned()), ..http::Config::default() },
         destinations: destinations.collect(),
     }
 }

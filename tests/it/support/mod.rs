@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod dicom;
+pub mod http;
 pub mod process;
 pub mod worker;
 

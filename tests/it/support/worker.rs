@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cdal::daemon::{JobError, Product, Worker};
 use cdal::domain::Uid;
+use cdal::spool::DicomObject;
 
 use super::dicom::{EXPLICIT_VR_LITTLE_ENDIAN, SEGMENTATION_STORAGE, image, uid};
 
@@ -26,10 +27,12 @@ pub fn product(seed: &str, instance: u16) -> Product {
     let sop = Uid::derived(&["product", seed]);
     Product {
         name: format!("{sop}.dcm"),
-        sop_class_uid: uid(SEGMENTATION_STORAGE),
-        transfer_syntax: uid(EXPLICIT_VR_LITTLE_ENDIAN),
         bytes: image(SEGMENTATION_STORAGE, &sop, &Uid::derived(&["products"]), instance, 64),
-        sop_instance_uid: sop,
+        dicom: Some(DicomObject {
+            sop_class_uid: uid(SEGMENTATION_STORAGE),
+            sop_instance_uid: sop,
+            transfer_syntax: uid(EXPLICIT_VR_LITTLE_ENDIAN),
+        }),
         summary: format!("{instance} objects"),
     }
 }

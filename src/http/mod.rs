@@ -1,0 +1,82 @@
+//! HTTP: cases in, jobs and masks out; the Open Inference Protocol; metrics; the status page.
+//!
+//! Limits: `max_connections` at once, further ones wait in the kernel's queue; bodies up to `max_body_bytes`, streamed
+//! to the disk with at most 1 MiB of each in memory; the head of a request and every silence inside a body are bounded
+//! in time. A case is answered with 202 when it is on the disk and recorded: the same promise as a C-STORE response.
+//!
+//! Off unless `http.listen` is set. Beyond the loopback interface it needs TLS, and tokens or client certificates.
+//! The routes stand in one table, `routes`; `openapi.json` describes them, and a test holds the two together.
+//!
+//! Called by `daemon`.
+
+mod cases;
+mod config;
+mod gallery;
+mod inference;
+mod jobs;
+mod metrics;
+mod model;
+mod problem;
+mod routes;
+mod serve;
+mod status;
+mod tls;
+mod tokens;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use config::{Config, Tls};
+pub use gallery::{Drawing, Gallery, Pictures};
+pub use model::{Ask, Description, InferError, Model};
+pub use serve::Server;
+pub use tokens::Tokens;
+
+use crate::ingest::Intake;
+use crate::spool::Spool;
+
+/// The description of every route, OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// What the routes work with.
+pub struct Context {
+    pub spool: Arc<Spool>,
+    pub intake: Intake,
+    /// For the Open Inference Protocol; a daemon without a model has none.
+    pub model: Option<Arc<dyn Model>>,
+    pub gallery: Arc<Gallery>,
+    pub vitals: Box<dyn Fn() -> Vitals + Send + Sync>,
+}
+
+/// How the daemon is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vitals {
+    /// Not draining.
+    pub serving: bool,
+    /// For how long the present job has been computed.
+    pub working: Option<Duration>,
+    /// Names and kinds of the destinations in force.
+    pub destinations: Vec<(String, &'static str)>,
+}
+
+/// Why HTTP could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("listen on {address}: {source}; choose a free address for http.listen")]
+    Listen { address: String, source: std::io::Error },
+    #[error("{}: {problem}", path.display())]
+    Credential { path: PathBuf, problem: String },
+}
+
+impl HttpError {
+    fn credential(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Credential { path: path.to_owned(), problem: problem.into() }
+    }
+}
+
+/// Every route with its method, such as `("get", "/v1/jobs/{id}")`.
+#[must_use]
+pub fn routes() -> Vec<(&'static str, &'static str)> {
+    routes::table().iter().map(|route| (route.method, route.path)).collect()
+}

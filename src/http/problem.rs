@@ -1,0 +1,94 @@
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse;
+
+use crate::ingest::Refusal;
+use crate::spool::SpoolError;
+
+/// What went wrong, as the client gets it: `{"code": …, "error": …}`. `error` is a sentence for people that says what to
+/// do (and the member that the Open Inference Protocol asks for), `code` a word for programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) error: String,
+    /// Seconds after which trying again makes sense.
+    pub(super) retry_after: Option<u32>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &'static str, error: impl Into<String>) -> Self {
+        Self { status, code, error: error.into(), retry_after: None }
+    }
+
+    pub(super) fn bad_request(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", error)
+    }
+
+    /// The same request may do better later.
+    pub(super) fn unavailable(error: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error);
+        Self { retry_after: Some(5), ..problem }
+    }
+}
+
+impl From<SpoolError> for Problem {
+    fn from(error: SpoolError) -> Self {
+        tracing::error!(%error, "a request failed on the spool");
+        match error {
+            SpoolError::LowDisk { .. } => Self {
+                retry_after: Some(60),
+                ..Self::new(
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "low_disk",
+                    "there is no room for more cases now; nothing was kept, try again later",
+                )
+            },
+            _ => Self::unavailable("the spool cannot be used now; nothing was kept, try again"),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::OutOfResources(error) => error.into(),
+            Refusal::TooLarge { .. } => too_large(refusal.to_string()),
+            Refusal::NotAnImage(_) => {
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported", refusal.to_string())
+            }
+            Refusal::Mismatch(_) | Refusal::NotUnderstood(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable", refusal.to_string())
+            }
+        }
+    }
+}
+
+pub(super) fn too_large(error: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error)
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let body = serde_json::json!({ "code": self.code, "error": self.error });
+        let mut response = json(self.status, &body);
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// A JSON answer that no cache keeps.
+pub(super) fn json(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,136 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::routes::{self, Shop};
+use super::{Config, Context, HttpError, Tokens, tls};
+
+/// HTTP, bound to its address.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    config: Config,
+}
+
+impl Server {
+    /// Reads the credentials and takes the address; `None` if HTTP is off.
+    ///
+    /// # Errors
+    /// If the address or a credentials file cannot be used.
+    pub async fn bind(config: Config, context: Context) -> Result<Option<Self>, HttpError> {
+        let Some(address) = config.listen.clone() else { return Ok(None) };
+        let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
+        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        let listen = |source| HttpError::Listen { address: address.clone(), source };
+        let listener = TcpListener::bind(&address).await.map_err(listen)?;
+        let local = listener.local_addr().map_err(listen)?;
+        let inferences = Arc::new(Semaphore::new(config.max_inferences));
+        let shop = Shop { config: config.clone(), tokens, context: Arc::new(context), inferences };
+        let router = routes::router(Arc::new(shop));
+        Ok(Some(Self { listener, address: local, tls, router, config }))
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown`, then ends the requests under way. The caller bounds that wait.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let places = Arc::new(Semaphore::new(self.config.max_connections));
+        let tasks = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = async {
+                    let place = Arc::clone(&places).acquire_owned().await;
+                    (self.listener.accept().await, place)
+                } => accepted,
+            };
+            let (stream, place) = match accepted {
+                (Ok((stream, _)), place) => (stream, place),
+                (Err(error), _) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await; // file descriptors used up
+                    continue;
+                }
+            };
+            let (tls, router) = (self.tls.clone(), self.router.clone());
+            let (timeout, shutdown) = (self.config.head_timeout, shutdown.clone());
+            tasks.spawn(async move {
+                connection(stream, tls, router, timeout, shutdown).await;
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    head_timeout: Duration,
+    shutdown: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    match tls {
+        None => exchange(stream, router, head_timeout, shutdown).await,
+        Some(tls) => match tokio::time::timeout(head_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => exchange(stream, router, head_timeout, shutdown).await,
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS connection"),
+            Err(_) => tracing::debug!("no TLS connection in time"),
+        },
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    head_timeout: Duration,
+    shutdown: CancellationToken,
+) {
+    let service = TowerToHyperService::new(router);
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_timeout)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Runs `work` where it may block. A panic in it goes on here.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await, // the runtime is shutting down
+        },
+    }
+}

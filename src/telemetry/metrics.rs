@@ -1,0 +1,185 @@
+//! What is counted and timed. One set for the process, as with logging: `metrics().…` wherever something happens.
+//!
+//! Gauges of what lies in a spool are not here: they are read from it when somebody asks.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Part of a case's way from the last byte in to the destination's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Stage {
+    /// From ready to claimed by the worker.
+    Queue,
+    /// All of the worker's time: the stages from `Decode` to `Encode` and what lies between them.
+    Compute,
+    Decode,
+    Prepare,
+    Condition,
+    Denoise,
+    Assemble,
+    Encode,
+    /// From the end of the computation to the last destination's word.
+    Deliver,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStage {
+    stage: Stage,
+}
+
+/// How a job ended, or did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum JobOutcome {
+    Done,
+    Retried,
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfJob {
+    outcome: JobOutcome,
+}
+
+/// How an object came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Way {
+    Dicom,
+    Http,
+    Folder,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWay {
+    way: Way,
+}
+
+/// What came of one attempt to deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Delivered {
+    Sent,
+    Later,
+    Unreachable,
+    Never,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDelivery {
+    destination: String,
+    outcome: Delivered,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDestination {
+    destination: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStatus {
+    status: u16,
+}
+
+type Times<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Every counter and histogram of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    stages: Times<OfStage>,
+    jobs: Family<OfJob, Counter>,
+    objects: Family<OfWay, Counter>,
+    deliveries: Family<OfDelivery, Counter>,
+    delivery_seconds: Times<OfDestination>,
+    delivered_bytes: Family<OfDestination, Counter>,
+    requests: Family<OfStatus, Counter>,
+}
+
+/// The process's metrics.
+#[must_use]
+pub fn metrics() -> &'static Metrics {
+    static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+    &METRICS
+}
+
+/// 1 ms to 131 s, each twice the one before.
+fn times() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 18))
+}
+
+impl Metrics {
+    fn new() -> Self {
+        let mut registry = Registry::with_prefix("cdal");
+        let stages = Times::new_with_constructor(times as fn() -> Histogram);
+        let delivery_seconds = Times::new_with_constructor(times as fn() -> Histogram);
+        let (jobs, objects, deliveries) = Default::default();
+        let (delivered_bytes, requests) = Default::default();
+        let metrics = |registry: &mut Registry| {
+            let help = "Time of each stage of a case; queue and compute apart";
+            registry.register_with_unit("stage", help, Unit::Seconds, Clone::clone(&stages));
+            registry.register("jobs", "Jobs by how they ended", Clone::clone(&jobs));
+            registry.register("objects", "Objects taken in", Clone::clone(&objects));
+            registry.register("deliveries", "Attempts to deliver", Clone::clone(&deliveries));
+            let help = "Time of each attempt to deliver";
+            let copy = Clone::clone(&delivery_seconds);
+            registry.register_with_unit("delivery", help, Unit::Seconds, copy);
+            let help = "Bytes that destinations confirmed";
+            let copy = Clone::clone(&delivered_bytes);
+            registry.register_with_unit("delivered", help, Unit::Bytes, copy);
+            registry.register("http_requests", "HTTP answers", Clone::clone(&requests));
+        };
+        metrics(&mut registry);
+        Self {
+            registry,
+            stages,
+            jobs,
+            objects,
+            deliveries,
+            delivery_seconds,
+            delivered_bytes,
+            requests,
+        }
+    }
+
+    pub fn stage(&self, stage: Stage, time: Duration) {
+        self.stages.get_or_create(&OfStage { stage }).observe(time.as_secs_f64());
+    }
+
+    pub fn job(&self, outcome: JobOutcome) {
+        self.jobs.get_or_create(&OfJob { outcome }).inc();
+    }
+
+    pub fn object(&self, way: Way) {
+        self.objects.get_or_create(&OfWay { way }).inc();
+    }
+
+    /// One attempt, successful or not.
+    pub fn delivery(&self, destination: &str, outcome: Delivered, time: Duration, bytes: u64) {
+        let of = OfDestination { destination: destination.to_owned() };
+        self.delivery_seconds.get_or_create(&of).observe(time.as_secs_f64());
+        if outcome == Delivered::Sent {
+            self.delivered_bytes.get_or_create(&of).inc_by(bytes);
+        }
+        let of = OfDelivery { destination: of.destination, outcome };
+        self.deliveries.get_or_create(&of).inc();
+    }
+
+    pub fn request(&self, status: u16) {
+        self.requests.get_or_create(&OfStatus { status }).inc();
+    }
+
+    /// Everything here and in `gauges`, in the `OpenMetrics` text format that Prometheus reads.
+    #[must_use]
+    pub fn encode(&self, gauges: &Registry) -> String {
+        let mut out = String::new();
+        text::encode_registry(&mut out, &self.registry)
+            .and_then(|()| text::encode_registry(&mut out, gauges))
+            .and_then(|()| text::encode_eof(&mut out))
+            .expect("writing to a string succeeds");
+        out
+    }
+}
