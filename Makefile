@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build deb demo test peers python runtime train-phantom lock clean
+.PHONY: build deb demo test soak peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
@@ -21,6 +21,13 @@ demo: build
 test: runtime peers
 	cargo test --locked
 	$(VENV) -m unittest discover -s tests/python
+
+# Kills the daemon at random while dcmtk sends and destinations misbehave; prints what became of every object.
+# Seconds and seed: make soak CDAL_SOAK_SECONDS=3600 CDAL_SOAK_SEED=2
+soak: export CDAL_SOAK_SECONDS ?= 600
+soak: export CDAL_SOAK_SEED ?= 1
+soak: peers
+	cargo test --locked --test it -- --ignored --exact --nocapture crash::soak
 
 # The programs that the tests talk to: dcmtk, dicom3tools, gdcm, socat.
 peers:

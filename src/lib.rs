@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod deliver;
 pub mod domain;
+pub mod durable;
 pub mod engine;
 pub mod eval;
 pub mod http;

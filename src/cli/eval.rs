@@ -2,8 +2,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::{EngineArgs, ExitStatus, files::write_whole};
+use super::{EngineArgs, ExitStatus};
 use crate::{
+    durable::write_whole,
     eval::{self, Gallery, Progress, Report, html, summary::Statistic},
     sampler::Stopping,
     segmenter::Request,

@@ -6,11 +6,11 @@ mod bundle;
 mod config;
 mod doctor;
 mod eval;
-mod files;
 mod phantom;
 mod segment;
 pub mod serve;
 mod signals;
+mod spool;
 mod train;
 mod workstation;
 
@@ -42,6 +42,8 @@ pub enum Command {
     Serve(serve::Args),
     /// The receiving side: takes masks by DICOM and serial line into a folder
     Workstation(workstation::Args),
+    /// What waits in the daemon's spool: list, show, retry, drop
+    Spool(spool::Args),
     /// Measure a bundle against images with truth: Dice, IoU, HD95
     Eval(eval::Args),
     /// Train a generator and leave a finished bundle
@@ -121,6 +123,7 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         Command::Segment(args) => segment::run(args),
         Command::Serve(args) => serve::run(&args),
         Command::Workstation(args) => workstation::run(args),
+        Command::Spool(args) => spool::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Train(args) => train::run(&args),
         Command::Bundle(args) => bundle::run(args),

@@ -3,9 +3,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::ValueEnum;
 
-use super::{ExitStatus, files::write_whole};
+use super::ExitStatus;
 use crate::{
     codec::{Source, dicom, nifti},
+    durable::write_whole,
     phantom::phantom,
 };
 

@@ -9,10 +9,11 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{EngineArgs, ExitStatus, files::write_together};
+use super::{EngineArgs, ExitStatus};
 use crate::{
     codec::{self, Case, Source, mask_png, nifti, overlay, seg},
     domain::Segmentation,
+    durable::write_together,
     sampler::Stopping,
     segmenter::{Ending, Outcome, RecordedNoise, Request, Segmenter},
 };
@@ -54,6 +55,8 @@ pub struct Args {
 enum Format {
     /// DICOM Segmentation, binary
     Seg,
+    /// DICOM Segmentation, fractional: how far the votes agree
+    Fractional,
     /// NIfTI mask on the input's grid
     Nifti,
     /// The mask as pixels (label values) beside a picture of it on the image
@@ -137,17 +140,28 @@ fn write(
     for format in formats(args, case) {
         let path = |suffix: &str| args.out.join(format!("{}{suffix}", case.name));
         match format {
-            Format::Seg => {
+            Format::Seg | Format::Fractional => {
                 let Source::Dicom(source) = &case.source else {
                     bail!(
                         "{}: only a DICOM input has the identity that a DICOM SEG needs; choose --format nifti or png",
                         case.name
                     );
                 };
+                let (kind, suffix) = match format {
+                    Format::Fractional => (seg::Kind::Fractional, ".fractional.dcm"),
+                    _ => (seg::Kind::Binary, ".seg.dcm"),
+                };
+                let form = seg::Form { kind, ..seg::Form::default() };
                 let provenance = segmenter.provenance(outcome, args.seed, "");
-                let seg =
-                    seg::encode(source, geometry, &outcome.segmentation, labels, &provenance)?;
-                results.push((path(".seg.dcm"), seg.bytes));
+                let seg = seg::encode(
+                    form,
+                    source,
+                    geometry,
+                    &outcome.segmentation,
+                    labels,
+                    &provenance,
+                )?;
+                results.push((path(suffix), seg.bytes));
             }
             Format::Nifti => {
                 results.push((path(".nii.gz"), nifti::encode_mask(&case.source, geometry, mask)?));

@@ -149,7 +149,8 @@ impl Reload {
 fn choice(loaded: &Loaded) -> Choice {
     let config::Model { votes, stop, seed, .. } = loaded.settings.model;
     let request = Request { votes, stopping: stop, seed, ..Request::default() };
-    Choice { request, revision: loaded.revision.clone() }
+    let results = loaded.settings.results.clone();
+    Choice { request, results, revision: loaded.revision.clone() }
 }
 
 /// The worker that segments: the bundle is loaded and its golden case has run before peers can connect.

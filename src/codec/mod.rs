@@ -4,6 +4,7 @@
 //! it does not panic, does not hang, and takes memory in proportion to the file. Values are finite and
 //! as acquired (no normalisation). Called by `cli` for one-shot runs and by `ingest` and `deliver`.
 
+pub mod capture;
 pub mod dicom;
 pub mod dimse;
 mod error;

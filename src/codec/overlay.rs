@@ -24,6 +24,15 @@ const CLIPPED: f64 = 0.005;
 /// # Errors
 /// If `mask` is not the size of `volume`.
 pub fn png(volume: &Volume, mask: &Array3<u8>, labels: &[Label]) -> Result<Vec<u8>, CodecError> {
+    encode(&picture(volume, mask, labels)?)
+}
+
+/// As [`png`], as [height, width, RGB].
+pub(super) fn picture(
+    volume: &Volume,
+    mask: &Array3<u8>,
+    labels: &[Label],
+) -> Result<Array3<u8>, CodecError> {
     draw(volume, &slices_to_show(mask), Layer::Labels(mask, labels))
 }
 
@@ -40,9 +49,9 @@ pub fn views(
     let shown = slices_to_show(mask);
     let disagreement = disagreement(agreement);
     Ok([
-        draw(volume, &shown, Layer::Nothing)?,
-        draw(volume, &shown, Layer::Labels(mask, labels))?,
-        draw(volume, &shown, Layer::Heat(&disagreement))?,
+        encode(&draw(volume, &shown, Layer::Nothing)?)?,
+        encode(&draw(volume, &shown, Layer::Labels(mask, labels))?)?,
+        encode(&draw(volume, &shown, Layer::Heat(&disagreement))?)?,
     ])
 }
 
@@ -95,7 +104,7 @@ pub fn pair(
     }
     let shown = slices_to_show(&either);
     let one = |mask| draw(volume, &shown, Layer::Labels(mask, labels));
-    Ok([one(masks[0])?, one(masks[1])?])
+    Ok([encode(&one(masks[0])?)?, encode(&one(masks[1])?)?])
 }
 
 /// Image, truth, result and the votes' disagreement side by side, a row for each of a few slices, as an RGB PNG.
@@ -123,11 +132,11 @@ pub fn panels(
     let shown = thin(slices_to_show(&either), ROWS);
     let tiles = shown.iter().flat_map(|&slice| layers.map(|layer| (slice, layer))).collect();
     let side = if truth.dim().0 == 1 { SINGLE_SIDE / 2.0 } else { TILE_SIDE };
-    montage(volume, tiles, layers.len(), side)
+    encode(&montage(volume, tiles, layers.len(), side)?)
 }
 
 /// One layer over the slices `shown`, as near to a square as they go.
-fn draw(volume: &Volume, shown: &[usize], layer: Layer<'_>) -> Result<Vec<u8>, CodecError> {
+fn draw(volume: &Volume, shown: &[usize], layer: Layer<'_>) -> Result<Array3<u8>, CodecError> {
     let side = if volume.samples.dim().1 == 1 { SINGLE_SIDE } else { TILE_SIDE };
     let across = (1..=shown.len()).find(|n| n * n >= shown.len()).unwrap_or(1);
     montage(volume, shown.iter().map(|&slice| (slice, layer)).collect(), across, side)
@@ -139,7 +148,7 @@ fn montage(
     tiles: Vec<(usize, Layer<'_>)>,
     across: usize,
     side: f64,
-) -> Result<Vec<u8>, CodecError> {
+) -> Result<Array3<u8>, CodecError> {
     let (channels, slices, rows, columns) = volume.samples.dim();
     let shapes = tiles.iter().filter_map(|(_, layer)| layer.shape());
     if let Some(shape) = shapes.into_iter().find(|shape| **shape != [slices, rows, columns]) {
@@ -183,7 +192,7 @@ fn montage(
             }
         }
     }
-    encode(&picture)
+    Ok(picture)
 }
 
 /// Slices with a label and their neighbours; the middle one where there is none.

@@ -36,6 +36,8 @@ pub struct Settings {
     pub spool: spool::Config,
     pub ingest: ingest::Config,
     #[serde(default)]
+    pub results: daemon::Results,
+    #[serde(default)]
     pub http: http::Config,
     #[serde(default)]
     pub destination: Vec<deliver::Config>,
@@ -96,7 +98,7 @@ impl Settings {
     fn revision(&self) -> String {
         let text = toml::to_string(self).expect("settings are plain data");
         let hash = <sha2::Sha256 as sha2::Digest>::digest(text);
-        spool::durable::hex(&hash)[..12].to_owned()
+        crate::durable::hex(&hash)[..12].to_owned()
     }
 
     /// Everything the rooms find wrong, with whole keys.
@@ -115,6 +117,7 @@ impl Settings {
         }
         under("spool", self.spool.faults());
         under("ingest", self.ingest.faults());
+        under("results", self.results.faults());
         under("http", self.http.faults());
         under("daemon", self.daemon.faults());
         for (index, destination) in self.destination.iter().enumerate() {

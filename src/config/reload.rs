@@ -13,6 +13,7 @@ impl Loaded {
         settings.model.votes = new.settings.model.votes;
         settings.model.stop = new.settings.model.stop;
         settings.model.seed = new.settings.model.seed;
+        settings.results.clone_from(&new.settings.results);
         settings.daemon.log = new.settings.daemon.log;
         let needs_restart = differing_keys(&settings, &new.settings);
         let revision = settings.revision();

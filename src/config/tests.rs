@@ -146,3 +146,42 @@ baud = 3
         "{found:#?}"
     );
 }
+
+#[test]
+fn networks_limits_and_extras_are_read_and_checked() {
+    let text = format!(
+        "{MINIMAL}allow_addresses = [\"10.0.0.0/24\"]
+[results]
+also = [\"fractional\", \"overlay\"]
+"
+    );
+    let settings = load_text(&text, &[]).unwrap().settings;
+    assert_eq!(settings.results.also.len(), 2);
+    assert_eq!(settings.ingest.dicom.allow_addresses[0].to_string(), "10.0.0.0/24");
+
+    let text = "
+[model]
+bundle = \"b\"
+[spool]
+directory = \"s\"
+max_bytes = 10
+resume_bytes = 11
+min_free_bytes = 5
+resume_free_bytes = 4
+[ingest.dicom]
+allow_addresses = [\"scanner\"]
+[results]
+also = [\"overlay\", \"overlay\"]
+";
+    let found = findings(text, &[]);
+    let keys: Vec<_> = found.iter().map(|f| f.key.as_str()).collect();
+    for key in [
+        "ingest.dicom.allow_addresses[0]",
+        "spool.resume_bytes",
+        "spool.resume_free_bytes",
+        "results.also[1]",
+    ] {
+        assert!(keys.contains(&key), "{key} is not in {found:#?}");
+    }
+    assert_eq!(keys.len(), 4, "{found:#?}");
+}

@@ -1,19 +1,19 @@
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::http::{Drawing, Model};
-use crate::spool::Product;
+use crate::spool::{Claim, Product};
 
 /// Makes products of a series. One thread owns it and calls it for one job at a time.
 ///
 /// A panic inside is caught and fails the job for good.
 pub trait Worker: Send + 'static {
-    /// `files`: the Part-10 files of one series in order of arrival, or one image of another format. The same files must give the same products,
-    /// UIDs and bytes included: a job that was cut off is run again.
+    /// `claim.files`: the Part-10 files of one series in order of arrival, or one image of another format. The same
+    /// files in the same revision must give the same products, UIDs and bytes included: a job that was cut off is run
+    /// again.
     ///
     /// # Errors
     /// Whether trying again may help, and why not if not.
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError>;
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError>;
 
     /// Draws the last case, where there is something to see. Taken after the case is on its way; run on another thread.
     fn pictures(&mut self) -> Option<Drawing> {
@@ -27,8 +27,8 @@ pub trait Worker: Send + 'static {
 }
 
 impl<W: Worker + ?Sized> Worker for Box<W> {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
-        (**self).process(files)
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
+        (**self).process(claim)
     }
 
     fn pictures(&mut self) -> Option<Drawing> {

@@ -1,5 +1,6 @@
 //! The thread that owns the worker.
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -10,8 +11,9 @@ use tokio::sync::watch;
 
 use super::destinations::Destinations;
 use super::{Health, JobError, Worker};
+use crate::durable::failpoint;
 use crate::http::Gallery;
-use crate::spool::{Claim, Retry, Spool, SpoolError};
+use crate::spool::{Claim, Product, Retry, Spool, SpoolError};
 use crate::telemetry::{JobOutcome, Stage, audit, metrics};
 
 /// Pause after an error of the spool itself, such as a full disk.
@@ -39,7 +41,9 @@ impl<W: Worker> Jobs<W> {
             }
             let wait = match self.spool.claim() {
                 Ok(Some(claim)) => {
-                    self.work(&claim);
+                    if self.work(&claim, wake).is_break() {
+                        return;
+                    }
                     continue;
                 }
                 Ok(None) => self.spool.next_claim().ok().flatten(),
@@ -55,50 +59,63 @@ impl<W: Worker> Jobs<W> {
         }
     }
 
-    fn work(&mut self, claim: &Claim) {
-        let (job, attempt) = (&claim.job, claim.attempt);
+    /// Computes, then records what came of it, however long the spool refuses: a full disk is no fault of the job.
+    /// Breaks if it still refuses when the daemon stops; the job is then found running at the next start.
+    fn work(&mut self, claim: &Claim, wake: &Receiver<()>) -> ControlFlow<()> {
         let started = Instant::now();
         self.health.send_modify(|health| health.working_since = Some(started));
-        let result = catch_unwind(AssertUnwindSafe(|| self.worker.process(&claim.files)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.worker.process(claim)));
         let compute = started.elapsed();
         metrics().stage(Stage::Queue, claim.queue);
         metrics().stage(Stage::Compute, compute);
         let result = result.unwrap_or_else(|_| {
             Err(JobError::Permanent("the worker panicked; this is a bug, please report it".into()))
         });
-        let recorded = match result {
+        failpoint::reach("job.computed");
+        while let Err(error) = self.record(claim, &result, compute) {
+            tracing::error!(job = %claim.job, %error, "the job's end cannot be recorded; will try again");
+            if matches!(wake.recv_timeout(SPOOL_PAUSE), Err(RecvTimeoutError::Disconnected)) {
+                return ControlFlow::Break(());
+            }
+        }
+        self.health.send_modify(|health| health.working_since = None);
+        let drawing = self.worker.pictures(); // taken in any case: it holds the whole case
+        if let (Some(gallery), Some(drawing)) = (&self.gallery, drawing) {
+            gallery.draw(claim.job.clone(), drawing);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn record(
+        &self,
+        claim: &Claim,
+        result: &Result<Vec<Product>, JobError>,
+        compute: Duration,
+    ) -> Result<(), SpoolError> {
+        let (job, attempt) = (&claim.job, claim.attempt);
+        match result {
             Ok(products) => {
                 let objects = claim.files.len();
                 let (queue_ms, compute_ms) =
                     (claim.queue.as_millis() as u64, compute.as_millis() as u64);
-                let summary =
-                    products.iter().map(|p| p.summary.as_str()).collect::<Vec<_>>().join("; ");
-                let destinations = self.destinations.taking(&products);
-                self.spool.finish(job, &products, &destinations, compute).inspect(|()| {
+                let said = products.iter().map(|p| p.summary.as_str()).filter(|s| !s.is_empty());
+                let summary = said.collect::<Vec<_>>().join("; ");
+                let destinations = self.destinations.taking(products);
+                self.spool.finish(job, products, &destinations, compute).inspect(|()| {
                         tracing::info!(
                             %job, attempt, objects, queue_ms, compute_ms,
                             products = products.len(), summary, "job done"
                         );
-    metrics().job(JobOutcome::Done);
+                    metrics().job(JobOutcome::Done);
                     audit::record(
                         "job_done",
                         json!({ "job": job.as_str(), "objects": objects, "products": products.len() }),
                     );
                     self.health.send_modify(|health| health.jobs_done += 1);
-                        self.destinations.ring();
-                    })
+                    self.destinations.ring();
+                })
             }
-            Err(error) => self.record_failure(claim, &error),
-        };
-        if let Err(error) = recorded {
-            tracing::error!(%job, %error, "the job's end could not be recorded; it will run again");
-            std::thread::sleep(SPOOL_PAUSE);
-            let _ = self.spool.retry(job, "its end could not be recorded", SPOOL_PAUSE);
-        }
-        self.health.send_modify(|health| health.working_since = None);
-        let drawing = self.worker.pictures(); // taken in any case: it holds the whole case
-        if let (Some(gallery), Some(drawing)) = (&self.gallery, drawing) {
-            gallery.draw(job.clone(), drawing);
+            Err(error) => self.record_failure(claim, error),
         }
     }
 
@@ -113,10 +130,13 @@ impl<W: Worker> Jobs<W> {
         };
         metrics().job(match retry {
             Retry::Scheduled => JobOutcome::Retried,
-            Retry::GivenUp => JobOutcome::Failed,
+            Retry::GivenUp | Retry::Superseded => JobOutcome::Failed,
         });
         match retry {
             Retry::Scheduled => tracing::warn!(%job, attempt, %error, "job failed; will try again"),
+            Retry::Superseded => {
+                tracing::warn!(%job, attempt, %error, "job failed; a later revision covers it");
+            }
             Retry::GivenUp => {
                 tracing::error!(%job, attempt, %error, "job failed; its objects are kept");
                 audit::record(

@@ -9,6 +9,7 @@
 mod destinations;
 mod job;
 mod jobs;
+mod keep;
 mod run;
 mod segment;
 mod service;
@@ -23,10 +24,10 @@ use crate::domain::{Fault, duration};
 use crate::spool::SpoolError;
 use crate::{deliver, http, ingest, spool};
 
-pub use crate::spool::Product;
+pub use crate::spool::{Claim, Product};
 pub use job::{JobError, Worker};
 pub use run::{Daemon, Drained, Health, Phase};
-pub use segment::{Choice, SegmentWorker};
+pub use segment::{Choice, Extra, Results, SegmentWorker};
 pub use service::ServiceManager;
 
 /// Section `[daemon]`.

@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::destinations::Destinations;
 use super::jobs::Jobs;
+use super::keep::look_after;
 use super::{DaemonError, Settings, Worker};
 use crate::deliver;
 use crate::http::{self, Gallery, Server, Vitals};
 use crate::ingest::dicom::Completion;
 use crate::ingest::{self, Intake, SpoolSink};
-use crate::spool::{Recovery, Spool};
+use crate::spool::{Recovery, Spool, SpoolError};
 use crate::telemetry::Way;
 
 /// How long the spool may take to answer before it counts as hung.
@@ -63,6 +64,7 @@ pub struct Daemon {
     listener: JoinHandle<()>,
     http: JoinHandle<()>,
     completion: JoinHandle<()>,
+    keeper: JoinHandle<()>,
     /// When a series is complete.
     rule: watch::Sender<Completion>,
     /// Dropped to end the worker's thread after its job.
@@ -107,8 +109,11 @@ impl Daemon {
         let intake = CancellationToken::new();
         let bell = Bell { changed: Arc::new(Notify::new()), wake: wake.clone() };
         let rule = watch::Sender::new(ingest.dicom.completion.clone());
-        let idle = watch_idle(spool.clone(), rule.subscribe(), bell.clone());
-        let completion = tokio::spawn(idle);
+        let (ring, bells) = (bell.clone(), destinations.clone());
+        let keeper = tokio::spawn(look_after(spool.clone(), move || {
+            ring.ring_worker();
+            bells.ring();
+        }));
         let context = http::Context {
             spool: spool.clone(),
             intake: bell.intake(&spool, Way::Http),
@@ -125,13 +130,12 @@ impl Daemon {
             }
         });
         start_folder(ingest.folder, bell.intake(&spool, Way::Folder), intake.clone())?;
-        let sink = SpoolSink::new(spool.clone(), rule.subscribe(), move || bell.ring());
-        let listener = tokio::spawn(ingest::dicom::serve(
-            listener,
-            ingest.dicom,
-            Arc::new(sink),
-            intake.clone(),
-        ));
+        let ring = bell.clone();
+        let sink = SpoolSink::new(spool.clone(), rule.subscribe(), move || ring.ring());
+        let sink = Arc::new(sink);
+        let completion = tokio::spawn(watch_idle(sink.clone(), rule.subscribe(), bell));
+        let listener =
+            tokio::spawn(ingest::dicom::serve(listener, ingest.dicom, sink, intake.clone()));
         let http_shown = http_address.map(|address| address.to_string());
         tracing::info!(dicom = %local, http = http_shown, "ready");
         Ok(Self {
@@ -145,6 +149,7 @@ impl Daemon {
             listener,
             http,
             completion,
+            keeper,
             rule,
             wake,
             worker_ended,
@@ -216,7 +221,8 @@ impl Daemon {
         in_time &= timeout_at(deadline, &mut self.http).await.is_ok();
         self.http.abort();
         self.completion.abort();
-        let _ = self.completion.await;
+        self.keeper.abort();
+        let _ = (self.completion.await, self.keeper.await);
         drop(self.wake);
         in_time &= timeout_at(deadline, self.worker_ended).await.is_ok();
         in_time &= timeout_at(deadline, self.destinations.drain()).await.is_ok();
@@ -248,11 +254,12 @@ fn report(spool: &Spool, recovery: Recovery, destinations: &[String]) -> Result<
     if failed_jobs > 0 {
         tracing::error!(failed_jobs, "jobs ended the process too often and were given up");
     }
-    if count.quarantined + count.dead_deliveries > 0 {
+    if count.failed + count.quarantined + count.dead_deliveries > 0 {
         tracing::error!(
+            failed_jobs = count.failed,
             quarantined_jobs = count.quarantined,
             dead_deliveries = count.dead_deliveries,
-            "a person must decide about these"
+            "a person must decide about these: cdal spool list"
         );
     }
     if destinations.is_empty() {
@@ -326,7 +333,7 @@ fn start_folder(
     shutdown: CancellationToken,
 ) -> Result<(), DaemonError> {
     let Some(path) = &config.path else { return Ok(()) };
-    ingest::folder::prepare(path)?;
+    ingest::folder::prepare(path).map_err(SpoolError::from)?;
     std::thread::Builder::new()
         .name("folder".to_owned())
         .spawn(move || ingest::folder::watch(&config, &intake, &shutdown))
@@ -335,11 +342,11 @@ fn start_folder(
 }
 
 /// Completes series that have been idle for long enough.
-async fn watch_idle(spool: Arc<Spool>, mut rule: watch::Receiver<Completion>, bell: Bell) {
+async fn watch_idle(sink: Arc<SpoolSink>, mut rule: watch::Receiver<Completion>, bell: Bell) {
     loop {
-        let spool = spool.clone();
-        let idle = rule.borrow_and_update().idle;
-        let completed = tokio::task::spawn_blocking(move || spool.complete_idle(idle)).await;
+        let sink = sink.clone();
+        rule.mark_unchanged();
+        let completed = tokio::task::spawn_blocking(move || sink.complete_idle()).await;
         let wait = match completed {
             Ok(Ok((ready, wait))) => {
                 if ready > 0 {

@@ -1,19 +1,49 @@
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use dicom_dictionary_std::uids;
 use ndarray::Axis;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{JobError, Worker};
-use crate::codec::{self, Case, CodecError, Source, mask_png, nifti, overlay, seg};
-use crate::domain::{Segmentation, Uid, Volume};
+use crate::codec::{
+    self, Case, CodecError, DicomSource, Source, capture, mask_png, nifti, overlay, seg,
+};
+use crate::domain::{Fault, Segmentation, Uid, Volume};
 use crate::engine::EngineError;
 use crate::http::{Ask, Description, Drawing, InferError, Model, Pictures};
 use crate::segmenter::{Outcome, Request, Segmenter, SegmenterError};
-use crate::spool::{DicomObject, Product};
+use crate::spool::{Claim, DicomObject, Product};
 use crate::telemetry::{Stage, metrics};
+
+/// Section `[results]`: what is made of a DICOM series.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Results {
+    /// Beside the binary segmentation, which is always made.
+    pub also: Vec<Extra>,
+}
+
+impl Results {
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let twice =
+            |(index, extra): (usize, &Extra)| self.also[..index].contains(extra).then_some(index);
+        let repeated = self.also.iter().enumerate().filter_map(twice);
+        repeated.map(|index| Fault::new(format!("also[{index}]"), "is named twice")).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Extra {
+    /// The votes' agreement as a fractional segmentation.
+    Fractional,
+    /// A picture with the labels drawn over it, as a secondary capture.
+    Overlay,
+}
 
 /// The worker of production: a DICOM series in, a DICOM SEG out; any other image in, a mask of its kind out (`NIfTI`
 /// on the input's grid, PNG for a flat picture).
@@ -29,6 +59,7 @@ pub struct SegmentWorker {
 #[derive(Debug, Clone)]
 pub struct Choice {
     pub request: Request,
+    pub results: Results,
     /// Revision of the configuration in force, written into every result.
     pub revision: String,
 }
@@ -39,63 +70,119 @@ impl SegmentWorker {
         Self { segmenter: Arc::new(segmenter), choice, last: None }
     }
 
-    fn product(
+    fn products(
         &self,
         case: &Case,
         outcome: &Outcome,
         choice: &Choice,
-    ) -> Result<Product, JobError> {
-        let started = Instant::now();
+        revision: u32,
+    ) -> Result<Vec<Product>, JobError> {
         let labels = &self.segmenter.bundle().manifest.labels;
         let geometry = case.volume.geometry.as_ref();
         let mask = &outcome.segmentation.mask;
-        let (name, dicom, bytes) = match &case.source {
+        let summary = summary(outcome);
+        let file =
+            |name, bytes| vec![Product { name, dicom: None, bytes, summary: summary.clone() }];
+        Ok(match &case.source {
             Source::Dicom(source) => {
-                let provenance =
-                    self.segmenter.provenance(outcome, choice.request.seed, &choice.revision);
-                let seg = seg::encode(source, geometry, &outcome.segmentation, labels, &provenance)
-                    .map_err(refused)?;
-                let uid = |text: &str| Uid::parse(text).expect("the standard's own UIDs are valid");
-                let name = format!("{}.dcm", seg.sop_instance_uid);
-                let object = DicomObject {
-                    sop_class_uid: uid(uids::SEGMENTATION_STORAGE),
-                    sop_instance_uid: seg.sop_instance_uid,
-                    transfer_syntax: uid(uids::EXPLICIT_VR_LITTLE_ENDIAN),
-                };
-                (name, Some(object), seg.bytes)
+                let form = |kind| seg::Form { kind, revision };
+                let segmentation =
+                    |kind| self.segmentation(case, source, outcome, choice, form(kind));
+                let mut products = vec![segmentation(seg::Kind::Binary)?];
+                for extra in &choice.results.also {
+                    products.push(match extra {
+                        Extra::Fractional => segmentation(seg::Kind::Fractional)?,
+                        Extra::Overlay => self.overlay(case, source, outcome, choice, revision)?,
+                    });
+                }
+                products[0].summary = summary;
+                products
             }
             Source::Raster if mask.dim().0 == 1 => {
                 let flat = mask.index_axis(Axis(0), 0);
-                let bytes = mask_png::encode(flat, labels).map_err(refused)?;
-                (format!("{}.mask.png", case.name), None, bytes)
+                file(
+                    format!("{}.mask.png", case.name),
+                    mask_png::encode(flat, labels).map_err(refused)?,
+                )
             }
             source => {
                 let bytes = nifti::encode_mask(source, geometry, mask).map_err(refused)?;
-                (format!("{}.mask.nii.gz", case.name), None, bytes)
+                file(format!("{}.mask.nii.gz", case.name), bytes)
             }
-        };
-        metrics().stage(Stage::Encode, started.elapsed());
-        let stages = outcome.stages;
-        Ok(Product {
-            name,
-            dicom,
-            bytes,
-            summary: format!(
-                "{} slices, {} votes, condition {} ms, denoise {} ms",
-                mask.dim().0,
-                outcome.votes,
-                stages.condition.as_millis(),
-                stages.denoise.as_millis()
-            ),
         })
+    }
+
+    fn segmentation(
+        &self,
+        case: &Case,
+        source: &DicomSource,
+        outcome: &Outcome,
+        choice: &Choice,
+        form: seg::Form,
+    ) -> Result<Product, JobError> {
+        let seg = seg::encode(
+            form,
+            source,
+            case.volume.geometry.as_ref(),
+            &outcome.segmentation,
+            &self.segmenter.bundle().manifest.labels,
+            &self.segmenter.provenance(outcome, choice.request.seed, &choice.revision),
+        )
+        .map_err(refused)?;
+        Ok(dicom_product(uids::SEGMENTATION_STORAGE, seg.sop_instance_uid, seg.bytes))
+    }
+
+    fn overlay(
+        &self,
+        case: &Case,
+        source: &DicomSource,
+        outcome: &Outcome,
+        choice: &Choice,
+        revision: u32,
+    ) -> Result<Product, JobError> {
+        let capture = capture::encode(
+            revision,
+            source,
+            &case.volume,
+            &outcome.segmentation,
+            &self.segmenter.bundle().manifest.labels,
+            &self.segmenter.provenance(outcome, choice.request.seed, &choice.revision),
+        )
+        .map_err(refused)?;
+        let class = uids::SECONDARY_CAPTURE_IMAGE_STORAGE;
+        Ok(dicom_product(class, capture.sop_instance_uid, capture.bytes))
     }
 }
 
+fn dicom_product(sop_class_uid: &str, sop_instance_uid: Uid, bytes: Vec<u8>) -> Product {
+    let uid = |text: &str| Uid::parse(text).expect("the standard's own UIDs are valid");
+    Product {
+        name: format!("{sop_instance_uid}.dcm"),
+        dicom: Some(DicomObject {
+            sop_class_uid: uid(sop_class_uid),
+            sop_instance_uid,
+            transfer_syntax: uid(uids::EXPLICIT_VR_LITTLE_ENDIAN),
+        }),
+        bytes,
+        summary: String::new(),
+    }
+}
+
+fn summary(outcome: &Outcome) -> String {
+    format!(
+        "{} slices, {} votes, condition {} ms, denoise {} ms",
+        outcome.segmentation.mask.dim().0,
+        outcome.votes,
+        outcome.stages.condition.as_millis(),
+        outcome.stages.denoise.as_millis()
+    )
+}
+
 impl Worker for SegmentWorker {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
         let choice = self.choice.borrow().clone();
         let started = Instant::now();
-        let cases = codec::read_files(files).map_err(refused)?;
+        let cases = codec::read_files(&claim.files).map_err(refused)?;
         metrics().stage(Stage::Decode, started.elapsed());
         let mut products = Vec::with_capacity(cases.len());
         for case in cases {
@@ -109,7 +196,9 @@ impl Worker for SegmentWorker {
             ] {
                 metrics().stage(stage, time);
             }
-            products.push(self.product(&case, &outcome, &choice)?);
+            let started = Instant::now();
+            products.extend(self.products(&case, &outcome, &choice, claim.revision)?);
+            metrics().stage(Stage::Encode, started.elapsed());
             self.last = Some((case, outcome.segmentation));
         }
         Ok(products)

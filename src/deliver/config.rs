@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
-use crate::spool::durable::is_file_name;
+use crate::durable::is_file_name;
 
 /// One `[[destination]]`, as it is written. `route` tells what it means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +50,10 @@ pub struct Config {
     #[serde(with = "duration", default = "default_retry_max")]
     #[schemars(with = "duration::Text")]
     pub retry_max: Duration,
+    /// What has been pending for longer than this becomes a dead letter: kept, and sent again when a person says so.
+    #[serde(with = "duration", default = "default_give_up_after")]
+    #[schemars(with = "duration::Text")]
+    pub give_up_after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -136,6 +140,10 @@ fn default_retry_max() -> Duration {
     Duration::from_mins(1)
 }
 
+fn default_give_up_after() -> Duration {
+    Duration::from_hours(7 * 24)
+}
+
 impl Config {
     /// A DICOM destination with everything else by default.
     #[must_use]
@@ -186,6 +194,7 @@ impl Config {
             timeout: default_timeout(),
             retry_first: default_retry_first(),
             retry_max: default_retry_max(),
+            give_up_after: default_give_up_after(),
         }
     }
 
@@ -293,7 +302,11 @@ impl Config {
                 faults.push(Fault::new(key, "is not an AE title: 1 to 16 ASCII characters"));
             }
         }
-        for (key, time) in [("timeout", self.timeout), ("retry_first", self.retry_first)] {
+        for (key, time) in [
+            ("timeout", self.timeout),
+            ("retry_first", self.retry_first),
+            ("give_up_after", self.give_up_after),
+        ] {
             if time.is_zero() {
                 faults.push(Fault::new(key, "must be longer than 0ms"));
             }

@@ -1,12 +1,16 @@
-//! C-STORE SCU (PS3.4 annex B).
+//! C-STORE SCU (PS3.4 annex B). One association carries whatever is due.
 
 use std::time::Duration;
 
+use dicom_dictionary_std::uids;
 use dicom_object::FileDicomObject;
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
 use dicom_ul::association::Error;
 use dicom_ul::association::client::{AsyncClientAssociation, ClientAssociationOptions};
-use dicom_ul::pdu::{AssociationRJResult, PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu};
+use dicom_ul::pdu::{
+    AssociationRJResult, PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu,
+    PresentationContextNegotiated,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -21,29 +25,215 @@ const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 /// Largest fragment of a data set in one PDU, whatever the peer would take.
 const MAX_FRAGMENT_BYTES: usize = 128 << 10;
 
-const MESSAGE_ID: u16 = 1;
+/// Offered in every association beside the class of the first object: what this program makes.
+const CLASSES: [&str; 2] = [uids::SEGMENTATION_STORAGE, uids::SECONDARY_CAPTURE_IMAGE_STORAGE];
 
-type Link = AsyncClientAssociation<TcpStream>;
+type Association = AsyncClientAssociation<TcpStream>;
 
-/// Associates, sends one object and releases.
-pub(super) async fn send(config: &DicomConfig, delivery: &Delivery, file: &[u8]) -> Outcome {
-    let (Some(object), Ok(dataset)) = (&delivery.dicom, part10::dataset(file)) else {
-        return Outcome::Never("the product is not a DICOM file".to_owned());
-    };
-    let mut link = match associate(config, object).await {
-        Ok(link) => link,
-        Err(outcome) => return outcome,
-    };
-    let outcome = match store(&mut link, config.timeout, object, file, dataset).await {
-        Ok(code) => judge(code),
-        Err(outcome) => outcome,
-    };
-    // The answer has been given; how the association ends changes nothing.
-    match outcome {
-        Outcome::Unreachable(_) => drop(timeout(config.timeout, link.abort()).await),
-        _ => drop(timeout(Duration::from_secs(2).min(config.timeout), link.release()).await),
+/// The way to one destination: an association that stays open from object to object until it is released.
+#[derive(Default)]
+pub(super) struct Link {
+    open: Option<Open>,
+}
+
+struct Open {
+    association: Association,
+    /// SOP classes that were offered; those not accepted will not be in this association.
+    offered: Vec<String>,
+    /// Of the last request.
+    message_id: u16,
+}
+
+/// Why an object was not stored.
+enum Failure {
+    /// The destination said so, or it cannot be sent at all; the association is in order.
+    Answered(Outcome),
+    /// The association is of no more use.
+    Lost(String),
+}
+
+impl Link {
+    /// Sends one object, over the open association where it will do.
+    pub(super) async fn send(
+        &mut self,
+        config: &DicomConfig,
+        delivery: &Delivery,
+        file: &[u8],
+    ) -> Outcome {
+        let (Some(object), Ok(dataset)) = (&delivery.dicom, part10::dataset(file)) else {
+            return Outcome::Never("the product is not a DICOM file".to_owned());
+        };
+        let class = object.sop_class_uid.as_str();
+        if self.open.as_ref().is_some_and(|open| !open.offered.iter().any(|c| c == class)) {
+            self.release().await;
+        }
+        // A peer may have closed an association that was open for a while; that is no outage yet.
+        while let Some(open) = &mut self.open {
+            match open.store(config.timeout, object, file, dataset).await {
+                Ok(code) => return judge(code),
+                Err(Failure::Answered(outcome)) => return outcome,
+                Err(Failure::Lost(_)) => self.abort(config.timeout).await,
+            }
+        }
+        let mut open = match Open::associate(config, object).await {
+            Ok(open) => open,
+            Err(outcome) => return outcome,
+        };
+        let stored = open.store(config.timeout, object, file, dataset).await;
+        self.open = Some(open);
+        match stored {
+            Ok(code) => judge(code),
+            Err(Failure::Answered(outcome)) => outcome,
+            Err(Failure::Lost(reason)) => {
+                self.abort(config.timeout).await;
+                Outcome::Unreachable(reason)
+            }
+        }
     }
-    outcome
+
+    /// Everything is answered; how the association ends changes nothing.
+    pub(super) async fn release(&mut self) {
+        if let Some(open) = self.open.take() {
+            let _ = timeout(RELEASE_PATIENCE, open.association.release()).await;
+        }
+    }
+
+    async fn abort(&mut self, patience: Duration) {
+        if let Some(open) = self.open.take() {
+            let _ = timeout(patience, open.association.abort()).await;
+        }
+    }
+}
+
+impl Open {
+    async fn associate(config: &DicomConfig, object: &DicomObject) -> Result<Self, Outcome> {
+        let stored = object.transfer_syntax.as_str();
+        let mut options = ClientAssociationOptions::new()
+            .calling_ae_title(config.calling_ae_title.as_str())
+            .called_ae_title(config.ae_title.as_str())
+            .write_timeout(config.timeout)
+            .read_timeout(config.timeout);
+        let class = object.sop_class_uid.as_str();
+        let others = CLASSES.into_iter().filter(|other| *other != class);
+        let offered: Vec<String> =
+            std::iter::once(class).chain(others).map(str::to_owned).collect();
+        // One context for each transfer syntax, so that the peer says which of them it takes.
+        let native = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN];
+        let others = native.iter().filter(|other| native.contains(&stored) && **other != stored);
+        let syntaxes: Vec<&str> = std::iter::once(&stored).chain(others).copied().collect();
+        for class in &offered {
+            for syntax in &syntaxes {
+                options = options.with_presentation_context(class.as_str(), vec![*syntax]);
+            }
+        }
+        let connect = options.establish_async(config.address.as_str());
+        match timeout(config.timeout, connect).await {
+            Ok(Ok(association)) => Ok(Self { association, offered, message_id: 0 }),
+            Ok(Err(error)) => Err(judge_refusal(&error)),
+            Err(_) => Err(Outcome::Unreachable("no association in time".to_owned())),
+        }
+    }
+
+    /// Sends the object and returns the status of the answer.
+    async fn store(
+        &mut self,
+        patience: Duration,
+        object: &DicomObject,
+        file: &[u8],
+        dataset: &[u8],
+    ) -> Result<u16, Failure> {
+        let never = |reason: &str| Failure::Answered(Outcome::Never(reason.to_owned()));
+        let stored = object.transfer_syntax.as_str();
+        let syntax_of = |context: &PresentationContextNegotiated| {
+            context.transfer_syntax.trim_end_matches('\0').to_owned()
+        };
+        let contexts: Vec<_> = self
+            .association
+            .presentation_contexts()
+            .iter()
+            .filter(|context| {
+                context.abstract_syntax.trim_end_matches('\0') == object.sop_class_uid.as_str()
+            })
+            .collect();
+        let context = contexts
+            .iter()
+            .find(|context| syntax_of(context) == stored)
+            .or_else(|| contexts.first())
+            .ok_or_else(|| never(NO_CONTEXT))?;
+        let (id, syntax) = (context.id, syntax_of(context));
+        let transcoded;
+        let dataset = if syntax == stored {
+            dataset
+        } else {
+            transcoded = transcode(file, &syntax).ok_or_else(|| {
+                never("the product cannot be written in the accepted transfer syntax")
+            })?;
+            &transcoded
+        };
+        self.message_id = self.message_id.wrapping_add(1);
+        let request = Command::StoreRequest {
+            message_id: self.message_id,
+            sop_class_uid: object.sop_class_uid.clone(),
+            sop_instance_uid: object.sop_instance_uid.clone(),
+        };
+        self.send(id, PDataValueType::Command, &request.encode()).await?;
+        self.send(id, PDataValueType::Data, dataset).await?;
+        timeout(patience, self.answer())
+            .await
+            .unwrap_or_else(|_| Err(Failure::Lost("no answer to C-STORE in time".to_owned())))
+    }
+
+    async fn send(
+        &mut self,
+        context: u8,
+        value_type: PDataValueType,
+        bytes: &[u8],
+    ) -> Result<(), Failure> {
+        let room = (self.association.acceptor_max_pdu_length() - PDV_HEADER_SIZE) as usize;
+        let mut fragments = bytes.chunks(room.min(MAX_FRAGMENT_BYTES) & !1).peekable();
+        while let Some(fragment) = fragments.next() {
+            let data = vec![PDataValue {
+                presentation_context_id: context,
+                value_type: value_type.clone(),
+                is_last: fragments.peek().is_none(),
+                data: fragment.to_vec(),
+            }];
+            let sent = self.association.send(&Pdu::PData { data }).await;
+            sent.map_err(|error| Failure::Lost(lost(&error)))?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> Result<u16, Failure> {
+        let expected = self.message_id;
+        let mut bytes = Vec::new();
+        loop {
+            let pdu = self.association.receive().await;
+            let Pdu::PData { data } = pdu.map_err(|error| Failure::Lost(lost(&error)))? else {
+                return Err(Failure::Lost("the destination broke the association off".into()));
+            };
+            for value in data {
+                if value.value_type != PDataValueType::Command
+                    || bytes.len() + value.data.len() > MAX_COMMAND_BYTES
+                {
+                    return Err(Failure::Lost("the answer is not a response".into()));
+                }
+                bytes.extend_from_slice(&value.data);
+                if !value.is_last {
+                    continue;
+                }
+                match Command::parse(&std::mem::take(&mut bytes)) {
+                    Ok(
+                        Command::StoreResponse { message_id, status, .. }
+                        | Command::EchoResponse { message_id, status }
+                        | Command::Failure { message_id, status, .. },
+                    ) if message_id == expected => return Ok(status),
+                    Ok(_) => {}
+                    Err(error) => return Err(Failure::Lost(error.to_string())),
+                }
+            }
+        }
+    }
 }
 
 /// Asks a peer whether it is there (C-ECHO, PS3.4 annex A).
@@ -62,16 +252,23 @@ pub async fn echo(config: &DicomConfig) -> Result<(), String> {
         Outcome::Sent => String::new(),
     };
     let ask = async {
-        let mut link = options
+        let association = options
             .establish_async(config.address.as_str())
             .await
             .map_err(|error| judge_refusal(&error))?;
-        let context = link.presentation_contexts().first().map_or(1, |context| context.id);
-        let request = Command::EchoRequest { message_id: MESSAGE_ID }.encode();
-        send_message(&mut link, context, PDataValueType::Command, &request).await?;
-        let status = answer(&mut link).await?;
-        drop(timeout(Duration::from_secs(1), link.release()).await);
-        Ok::<_, Outcome>(status)
+        let context = association.presentation_contexts().first().map_or(1, |context| context.id);
+        let mut open = Open { association, offered: Vec::new(), message_id: 1 };
+        let request = Command::EchoRequest { message_id: 1 }.encode();
+        let asked = open.send(context, PDataValueType::Command, &request).await;
+        let answered = match asked {
+            Ok(()) => open.answer().await,
+            Err(failure) => Err(failure),
+        };
+        drop(timeout(RELEASE_PATIENCE, open.association.release()).await);
+        answered.map_err(|failure| match failure {
+            Failure::Answered(outcome) => outcome,
+            Failure::Lost(reason) => Outcome::Unreachable(reason),
+        })
     };
     match timeout(config.timeout, ask).await {
         Err(_) => Err("no answer in time".to_owned()),
@@ -81,32 +278,14 @@ pub async fn echo(config: &DicomConfig) -> Result<(), String> {
     }
 }
 
-async fn associate(config: &DicomConfig, object: &DicomObject) -> Result<Link, Outcome> {
-    let stored = object.transfer_syntax.as_str();
-    let mut options = ClientAssociationOptions::new()
-        .calling_ae_title(config.calling_ae_title.as_str())
-        .called_ae_title(config.ae_title.as_str())
-        .write_timeout(config.timeout)
-        .read_timeout(config.timeout);
-    // One context for each transfer syntax, so that the peer says which of them it takes.
-    let native = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN];
-    let others = native.iter().filter(|other| native.contains(&stored) && **other != stored);
-    for syntax in std::iter::once(&stored).chain(others) {
-        options = options.with_presentation_context(object.sop_class_uid.as_str(), vec![*syntax]);
-    }
-    let connect = options.establish_async(config.address.as_str());
-    match timeout(config.timeout, connect).await {
-        Ok(Ok(link)) => Ok(link),
-        Ok(Err(error)) => Err(judge_refusal(&error)),
-        Err(_) => Err(Outcome::Unreachable("no association in time".to_owned())),
-    }
-}
+const NO_CONTEXT: &str = "the destination accepts no context for this SOP class";
+
+/// Longest wait for the answer to a release.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 fn judge_refusal(error: &Error) -> Outcome {
     match error {
-        Error::NoAcceptedPresentationContexts { .. } => {
-            Outcome::Never("the destination accepts no context for this SOP class".to_owned())
-        }
+        Error::NoAcceptedPresentationContexts { .. } => Outcome::Never(NO_CONTEXT.to_owned()),
         Error::Rejected { association_rj, .. } => {
             // A wrong AE title is put right on either side; the object is as good as before.
             let permanent = association_rj.result == AssociationRJResult::Permanent;
@@ -117,93 +296,6 @@ fn judge_refusal(error: &Error) -> Outcome {
             Outcome::Unreachable(format!("no connection: {source}"))
         }
         error => Outcome::Unreachable(lost(error)),
-    }
-}
-
-/// Sends the object and returns the status of the answer.
-async fn store(
-    link: &mut Link,
-    patience: Duration,
-    object: &DicomObject,
-    file: &[u8],
-    dataset: &[u8],
-) -> Result<u16, Outcome> {
-    let stored = object.transfer_syntax.as_str();
-    let contexts = link.presentation_contexts();
-    let context = contexts
-        .iter()
-        .find(|context| context.transfer_syntax.trim_end_matches('\0') == stored)
-        .or_else(|| contexts.first())
-        .ok_or_else(|| Outcome::Never("no presentation context".to_owned()))?;
-    let (id, syntax) = (context.id, context.transfer_syntax.trim_end_matches('\0').to_owned());
-    let transcoded;
-    let dataset = if syntax == stored {
-        dataset
-    } else {
-        transcoded = transcode(file, &syntax).ok_or_else(|| {
-            Outcome::Never("the product cannot be written in the accepted transfer syntax".into())
-        })?;
-        &transcoded
-    };
-    let request = Command::StoreRequest {
-        message_id: MESSAGE_ID,
-        sop_class_uid: object.sop_class_uid.clone(),
-        sop_instance_uid: object.sop_instance_uid.clone(),
-    };
-    send_message(link, id, PDataValueType::Command, &request.encode()).await?;
-    send_message(link, id, PDataValueType::Data, dataset).await?;
-    timeout(patience, answer(link))
-        .await
-        .unwrap_or_else(|_| Err(Outcome::Unreachable("no answer to C-STORE in time".to_owned())))
-}
-
-async fn send_message(
-    link: &mut Link,
-    context: u8,
-    value_type: PDataValueType,
-    bytes: &[u8],
-) -> Result<(), Outcome> {
-    let room = (link.acceptor_max_pdu_length() - PDV_HEADER_SIZE) as usize;
-    let mut fragments = bytes.chunks(room.min(MAX_FRAGMENT_BYTES) & !1).peekable();
-    while let Some(fragment) = fragments.next() {
-        let data = vec![PDataValue {
-            presentation_context_id: context,
-            value_type: value_type.clone(),
-            is_last: fragments.peek().is_none(),
-            data: fragment.to_vec(),
-        }];
-        let sent = link.send(&Pdu::PData { data }).await;
-        sent.map_err(|error| Outcome::Unreachable(lost(&error)))?;
-    }
-    Ok(())
-}
-
-async fn answer(link: &mut Link) -> Result<u16, Outcome> {
-    let mut bytes = Vec::new();
-    loop {
-        let pdu = link.receive().await.map_err(|error| Outcome::Unreachable(lost(&error)))?;
-        let Pdu::PData { data } = pdu else {
-            return Err(Outcome::Unreachable("the destination broke the association off".into()));
-        };
-        for value in data {
-            if value.value_type != PDataValueType::Command
-                || bytes.len() + value.data.len() > MAX_COMMAND_BYTES
-            {
-                return Err(Outcome::Unreachable("the answer is not a response".into()));
-            }
-            bytes.extend_from_slice(&value.data);
-            if value.is_last {
-                match Command::parse(&std::mem::take(&mut bytes)) {
-                    Ok(
-                        Command::StoreResponse { message_id: MESSAGE_ID, status, .. }
-                        | Command::EchoResponse { message_id: MESSAGE_ID, status }
-                        | Command::Failure { message_id: MESSAGE_ID, status, .. },
-                    ) => return Ok(status),
-                    Ok(_) => {}
-                    Err(error) => return Err(Outcome::Unreachable(error.to_string())),
-                }
-            }
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 use std::path::Path;
 
 use super::{FolderConfig, Outcome};
-use crate::spool::{Delivery, durable};
+use crate::durable;
+use crate::spool::Delivery;
 
 /// Puts the file into the folder, whole or not at all. Blocks.
 pub(super) fn send(config: &FolderConfig, delivery: &Delivery, bytes: &[u8]) -> Outcome {

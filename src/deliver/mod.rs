@@ -1,9 +1,10 @@
 //! Ways out: each destination takes its pending deliveries from the spool, on its own, in order.
 //!
 //! At least once: a delivery stays pending until its destination confirms it, through crashes and outages; a
-//! destination may see an object twice, with the same UID and the same bytes. An outage holds the whole
-//! destination back (capped exponential backoff with jitter); a refused object only itself; an object refused for
-//! good is kept as dead for a person.
+//! destination may see an object twice, with the same UID and the same bytes. In order: while the oldest pending
+//! delivery waits for its next attempt (capped exponential backoff with jitter), those behind it wait too. An object
+//! refused for good, or pending for longer than `give_up_after`, steps out of the line and is kept as a dead letter
+//! for a person. One association carries all that is due.
 //!
 //! Called by `daemon`; `echo` by `cli::doctor`.
 

@@ -8,7 +8,8 @@ use tokio::task::spawn_blocking;
 
 use super::{Config, Outcome, Route, backoff, dicom, folder, serial, stow, webhook};
 use crate::domain::Fault;
-use crate::spool::{Delivery, Next, Spool, SpoolError, durable};
+use crate::durable::{self, failpoint};
+use crate::spool::{Delivery, Next, Spool, SpoolError};
 use crate::telemetry::{Stage, audit, metrics};
 
 /// How the deliveries are worked off.
@@ -25,9 +26,9 @@ pub enum Mode {
 pub struct Destination {
     config: Config,
     route: Arc<Route>,
+    /// To a DICOM destination; carries one object after the other.
+    link: dicom::Link,
     spool: Arc<Spool>,
-    /// Attempts in a row that did not reach the destination.
-    outages: u32,
 }
 
 /// Pause after an error of the spool itself, such as a full disk.
@@ -38,41 +39,20 @@ impl Destination {
     /// What is wrong with the configuration.
     pub fn new(config: Config, spool: Arc<Spool>) -> Result<Self, Vec<Fault>> {
         let route = Arc::new(config.route()?);
-        Ok(Self { config, route, spool, outages: 0 })
+        Ok(Self { config, route, link: dicom::Link::default(), spool })
     }
 
-    /// Works until the mode is `Drain` and nothing more can be sent. `wake` tells that there are new deliveries.
+    /// Works until the mode is `Stop`, or `Drain` and nothing more can be sent. `wake` tells that there are new deliveries.
     pub async fn run(mut self, wake: Arc<Notify>, mut mode: watch::Receiver<Mode>) {
         loop {
             let now = *mode.borrow_and_update();
-            if now == Mode::Stop {
-                return;
-            }
-            let draining = now == Mode::Drain;
-            let wait = match self.next().await {
-                Ok(Next::Due(delivery)) => {
-                    let pause = self.attempt(&delivery).await;
-                    match pause {
-                        None => continue,
-                        Some(_) if draining => return,
-                        Some(pause) => {
-                            // The whole destination is held back, new deliveries or not.
-                            tokio::select! {
-                                () = tokio::time::sleep(pause) => {}
-                                changed = mode.changed() => if changed.is_err() { return },
-                            }
-                            continue;
-                        }
-                    }
-                }
-                Ok(Next::After(wait)) => Some(wait),
-                Ok(Next::Nothing) => None,
-                Err(error) => {
-                    tracing::error!(destination = self.config.name, %error, "spool not readable");
-                    Some(SPOOL_PAUSE)
-                }
-            };
-            if draining {
+            let worked = self.work_off(&mode).await;
+            let wait = worked.unwrap_or_else(|error| {
+                tracing::error!(destination = self.config.name, %error, "the spool refuses");
+                Some(SPOOL_PAUSE)
+            });
+            self.link.release().await;
+            if now != Mode::Serve {
                 return;
             }
             tokio::select! {
@@ -83,22 +63,36 @@ impl Destination {
         }
     }
 
-    async fn next(&self) -> Result<Next, SpoolError> {
-        let (spool, name) = (self.spool.clone(), self.config.name.clone());
-        blocking(move || spool.next_delivery(&name)).await
+    /// Sends, in order, what is due. Returns in how long something will be.
+    async fn work_off(
+        &mut self,
+        mode: &watch::Receiver<Mode>,
+    ) -> Result<Option<Duration>, SpoolError> {
+        if *mode.borrow() == Mode::Drain {
+            let (spool, name) = (self.spool.clone(), self.config.name.clone());
+            blocking(move || spool.hurry(&name)).await?;
+        }
+        while *mode.borrow() != Mode::Stop {
+            let (spool, name) = (self.spool.clone(), self.config.name.clone());
+            match blocking(move || spool.next_delivery(&name)).await? {
+                Next::Due(delivery) => self.attempt(&delivery).await?,
+                Next::After(wait) => return Ok(Some(wait)),
+                Next::Nothing => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 
-    /// Sends once and records what came of it. Returns how long to hold the destination back.
-    async fn attempt(&mut self, delivery: &Delivery) -> Option<Duration> {
+    /// Sends once and records what came of it.
+    async fn attempt(&mut self, delivery: &Delivery) -> Result<(), SpoolError> {
         let started = Instant::now();
         let outcome = self.send(delivery).await;
         let (job, destination) = (&delivery.job, self.config.name.as_str());
         let attempt = delivery.attempts + 1;
         let elapsed = started.elapsed();
         let send_ms = elapsed.as_millis() as u64;
+        let failed = matches!(outcome, Outcome::Later(_) | Outcome::Unreachable(_));
         metrics().delivery(destination, outcome.kind(), elapsed, delivery.bytes);
-        let retry =
-            backoff::delay(delivery.attempts, self.config.retry_first, self.config.retry_max);
         match &outcome {
             Outcome::Sent => {
                 audit::record(
@@ -123,17 +117,22 @@ impl Destination {
                 );
             }
         }
-        self.outages = match outcome {
-            Outcome::Unreachable(_) => self.outages.saturating_add(1),
-            _ => 0,
-        };
-        let recorded = self.record(delivery.clone(), outcome, retry).await;
-        if let Err(error) = recorded {
-            tracing::error!(destination = self.config.name, %error, "delivery not recorded");
-            return Some(SPOOL_PAUSE);
+        let Config { retry_first, retry_max, .. } = self.config;
+        let retry = backoff::delay(delivery.attempts, retry_first, retry_max);
+        self.record(delivery.clone(), outcome, retry).await?;
+        if failed { self.give_up().await } else { Ok(()) }
+    }
+
+    /// Makes dead letters of what has been pending for too long.
+    async fn give_up(&self) -> Result<(), SpoolError> {
+        let (spool, name) = (self.spool.clone(), self.config.name.clone());
+        let age = self.config.give_up_after;
+        let dead = blocking(move || spool.bury_older(&name, age)).await?;
+        if dead > 0 {
+            let destination = self.config.name.as_str();
+            tracing::error!(destination, dead, "pending for too long; kept as dead letters");
         }
-        let outages = self.outages.checked_sub(1)?;
-        Some(backoff::delay(outages, self.config.retry_first, self.config.retry_max))
+        Ok(())
     }
 
     async fn record(
@@ -144,16 +143,12 @@ impl Destination {
     ) -> Result<(), SpoolError> {
         let spool = self.spool.clone();
         let record = move || {
+            failpoint::reach("delivery.confirmed");
             let account = match outcome {
                 Outcome::Sent => spool.sent(&delivery)?,
                 Outcome::Never(reason) => spool.bury(&delivery, &reason)?,
-                Outcome::Later(reason) => {
+                Outcome::Later(reason) | Outcome::Unreachable(reason) => {
                     spool.postpone(&delivery, &reason, retry)?;
-                    None
-                }
-                // Due again at once: the destination's own pause holds it, and the order stays.
-                Outcome::Unreachable(reason) => {
-                    spool.postpone(&delivery, &reason, Duration::ZERO)?;
                     None
                 }
             };
@@ -174,7 +169,7 @@ impl Destination {
         blocking(record).await
     }
 
-    async fn send(&self, delivery: &Delivery) -> Outcome {
+    async fn send(&mut self, delivery: &Delivery) -> Outcome {
         let (path, sha256) = (delivery.path.clone(), delivery.sha256.clone());
         let read = move || match std::fs::read(&path) {
             Ok(bytes) if durable::hex(&Sha256::digest(&bytes)) == sha256 => Ok(bytes),
@@ -187,7 +182,7 @@ impl Destination {
         };
         let (route, delivery) = (self.route.clone(), delivery.clone());
         match &*self.route {
-            Route::Dicom(config) => dicom::send(config, &delivery, &bytes).await,
+            Route::Dicom(config) => self.link.send(config, &delivery, &bytes).await,
             Route::Stow(config) => stow::send(config, &delivery, &bytes).await,
             Route::Webhook(config) => webhook::send(config, &delivery).await,
             Route::Serial(_) | Route::Folder(_) => {

@@ -14,9 +14,9 @@ use super::Context;
 use super::problem::{Problem, json, too_large};
 use super::routes::{Caller, Shared};
 use super::serve::blocking;
+use crate::durable::{Incoming, Synced};
 use crate::ingest::Refusal;
 use crate::spool::JobId;
-use crate::spool::durable::{Incoming, Synced};
 
 /// Of one file, at most this much is held in memory.
 const BUFFER_BYTES: usize = 1 << 20;

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use super::problem::{self, Problem};
 use super::routes::Shared;
 use super::serve::blocking;
-use crate::spool::{JobId, JobReport, JobState, ProductFile, durable};
+use crate::durable;
+use crate::spool::{JobId, JobReport, JobState, ProductFile};
 
 pub(super) async fn get(
     State(shared): State<Shared>,
@@ -75,6 +76,10 @@ fn without_result(report: &JobReport) -> Problem {
         JobState::Failed => conflict("failed", format!("the job failed: {reason}")),
         JobState::Quarantined => conflict("quarantined", format!("the job is held: {reason}")),
         JobState::Done => not_found("the job left no result"),
+        JobState::Superseded => {
+            conflict("superseded", "a later revision of the series covers the job".to_owned())
+        }
+        JobState::Dropped => conflict("dropped", "an operator gave the job up".to_owned()),
     }
 }
 

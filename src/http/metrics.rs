@@ -66,7 +66,7 @@ fn gauges(context: &Context) -> Result<Registry, SpoolError> {
     let help = "Deliveries that are not done, by destination and state";
     registry.register("spool_deliveries", help, deliveries);
     let free = Gauge::<i64>::default();
-    free.set(context.spool.free_bytes()?.cast_signed());
+    free.set(context.spool.usage()?.free_bytes.cast_signed());
     registry.register_with_unit("spool_free", "Free disk space of the spool", Unit::Bytes, free);
 
     let (celsius, watts) = (Real::default(), Real::default());

@@ -95,7 +95,7 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
             "quarantined": count.quarantined,
             "pending_deliveries": count.pending_deliveries,
             "dead_deliveries": count.dead_deliveries,
-            "free_bytes": spool.free_bytes()?,
+            "free_bytes": spool.usage()?.free_bytes,
         },
         "destinations": destinations,
         "jobs": jobs,

@@ -67,7 +67,7 @@ fn parse_hash(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::durable::hex;
+    use crate::durable::hex;
 
     #[test]
     fn a_token_is_known_by_its_hash_and_by_nothing_else() {

@@ -17,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Intake, Refusal};
 use crate::domain::{Fault, duration};
-use crate::spool::SpoolError;
-use crate::spool::durable::{self, PART_SUFFIX, Synced};
+use crate::durable::{self, DurableError, PART_SUFFIX, Synced};
 
 const TAKEN: &str = "taken";
 const REFUSED: &str = "refused";
@@ -66,7 +65,7 @@ impl Config {
 ///
 /// # Errors
 /// If the disk refuses.
-pub fn prepare(path: &Path) -> Result<(), SpoolError> {
+pub fn prepare(path: &Path) -> Result<(), DurableError> {
     [TAKEN, REFUSED].iter().try_for_each(|shelf| durable::create_directory(&path.join(shelf)))
 }
 
@@ -167,7 +166,7 @@ fn take(folder: &Path, path: &Path, intake: &Intake) -> bool {
 
 /// The files of an entry, copied into the spool. Links are not followed: they may lead anywhere.
 fn spooled(path: &Path, intake: &Intake, depth: usize) -> Result<Vec<Synced>, Refusal> {
-    let unreadable = |source| Refusal::from(SpoolError::io("read", path)(source));
+    let unreadable = |source| Refusal::from(DurableError::of("read", path)(source));
     let kind = fs::symlink_metadata(path).map_err(unreadable)?.file_type();
     if kind.is_file() {
         let mut from = fs::File::open(path).map_err(unreadable)?;

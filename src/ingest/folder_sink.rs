@@ -1,8 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Received, Refusal, Sink, identify};
-use crate::spool::SpoolError;
-use crate::spool::durable::{self, Incoming, Synced};
+use crate::durable::{self, DurableError, Incoming, Synced};
 
 /// How an object came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -35,7 +34,7 @@ impl FolderSink {
     pub fn open(
         folder: &Path,
         on_landed: impl Fn(&Landed) + Send + Sync + 'static,
-    ) -> Result<Self, SpoolError> {
+    ) -> Result<Self, DurableError> {
         durable::create_directory(folder)?;
         durable::remove_parts(folder)?;
         Ok(Self { folder: folder.to_owned(), on_landed: Box::new(on_landed) })
@@ -50,7 +49,7 @@ impl FolderSink {
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn land(&self, name: &str, file: Synced, via: Via) -> Result<(), SpoolError> {
+    pub fn land(&self, name: &str, file: Synced, via: Via) -> Result<(), DurableError> {
         let bytes = file.bytes;
         let path = file.persist_beside(&self.folder, name)?;
         (self.on_landed)(&Landed { path, bytes, via });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{Refusal, identify};
-use crate::spool::durable::{Incoming, Synced};
+use crate::durable::{Incoming, Synced};
 use crate::spool::{Arrival, JobId, Spool, Stored};
 use crate::telemetry::{Way, audit, metrics};
 

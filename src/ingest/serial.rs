@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FolderSink, IngestError, Via};
 use crate::codec::serial::{Frame, FrameError, Kind, MAX_PAYLOAD_BYTES, Offer, Splitter};
-use crate::spool::durable::{self, Incoming};
+use crate::durable::{self, Incoming};
 
 /// Largest file that is taken. At 115200 baud it takes more than an hour.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;

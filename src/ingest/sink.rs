@@ -1,7 +1,7 @@
 use crate::codec::dimse::status;
 use crate::domain::Uid;
+use crate::durable::{DurableError, Incoming, Synced};
 use crate::spool::SpoolError;
-use crate::spool::durable::{Incoming, Synced};
 
 /// An object as its sender announced it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,12 @@ pub enum Refusal {
     NotAnImage(&'static str),
 }
 
+impl From<DurableError> for Refusal {
+    fn from(error: DurableError) -> Self {
+        SpoolError::from(error).into()
+    }
+}
+
 impl Refusal {
     /// C-STORE status (PS3.4 table B.2-1).
     #[must_use]
@@ -39,6 +45,9 @@ impl Refusal {
         }
     }
 }
+
+/// Keeps a series from being taken for idle.
+pub type Hold = Box<dyn Send + Sync>;
 
 /// Where objects stay. Every call may block on the disk.
 pub trait Sink: Send + Sync + 'static {
@@ -52,6 +61,11 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// If there is no room.
     fn begin(&self) -> Result<Incoming, Refusal>;
+
+    /// An object of `series` has begun to arrive. While what this returns lives, the series is not idle.
+    fn receiving(&self, _series: &Uid) -> Option<Hold> {
+        None
+    }
 
     /// Keeps the object. It survives a power cut when this returns.
     ///

@@ -1,23 +1,50 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::dicom::{Completion, OnRelease};
-use super::{Received, Refusal, Sink, identify};
-use crate::spool::durable::{Incoming, Synced};
+use super::{Hold, Received, Refusal, Sink, identify};
+use crate::domain::Uid;
+use crate::durable::{Incoming, Synced};
 use crate::spool::{Arrival, JobId, Spool, SpoolError, Stored};
 use crate::telemetry::{Way, audit, metrics};
 
-/// Puts objects into the spool and decides when a series is complete, except for the idle time, which the daemon
-/// watches.
+/// Puts objects into the spool and decides when a series is complete; the daemon asks for the idle ones when their
+/// time comes.
 pub struct SpoolSink {
     spool: Arc<Spool>,
     completion: watch::Receiver<Completion>,
     /// Jobs that got an object from an association that is still open.
     touched: Mutex<HashMap<u64, HashSet<JobId>>>,
-    on_change: Box<dyn Fn() + Send + Sync>,
+    receiving: Arc<Receiving>,
+    on_change: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Series of which objects are on their way: how many.
+type Receiving = Mutex<HashMap<Uid, usize>>;
+
+/// One of them. Its end is a change: the idle time of the series begins.
+struct OnItsWay {
+    series: Uid,
+    receiving: Arc<Receiving>,
+    on_change: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = receiving.get_mut(&self.series) {
+            *count -= 1;
+            if *count == 0 {
+                receiving.remove(&self.series);
+            }
+        }
+        drop(receiving);
+        (self.on_change)();
+    }
 }
 
 impl SpoolSink {
@@ -27,8 +54,21 @@ impl SpoolSink {
         completion: watch::Receiver<Completion>,
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let touched = Mutex::default();
-        Self { spool, completion, touched, on_change: Box::new(on_change) }
+        let (touched, receiving) = Default::default();
+        Self { spool, completion, touched, receiving, on_change: Arc::new(on_change) }
+    }
+
+    /// Completes series of which nothing came for the idle time and nothing is on its way. Returns how many, and in
+    /// how long the next one will be idle.
+    ///
+    /// # Errors
+    /// If the spool refuses.
+    pub fn complete_idle(&self) -> Result<(usize, Option<Duration>), SpoolError> {
+        let receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy: Vec<Uid> = receiving.keys().cloned().collect();
+        drop(receiving);
+        let idle = self.completion.borrow().idle;
+        self.spool.complete_idle(idle, &busy)
     }
 
     fn touched(&self) -> std::sync::MutexGuard<'_, HashMap<u64, HashSet<JobId>>> {
@@ -54,6 +94,14 @@ impl Sink for SpoolSink {
     fn begin(&self) -> Result<Incoming, Refusal> {
         self.spool.check_free_space()?;
         Ok(Incoming::create(&self.spool.incoming())?)
+    }
+
+    fn receiving(&self, series: &Uid) -> Option<Hold> {
+        let (receiving, on_change) = (self.receiving.clone(), self.on_change.clone());
+        let mut counts = receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(series.clone()).or_default() += 1;
+        drop(counts);
+        Some(Box::new(OnItsWay { series: series.clone(), receiving, on_change }))
     }
 
     fn store(&self, received: &Received, file: Synced) -> Result<(), Refusal> {

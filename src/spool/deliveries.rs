@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{DeliveryState, DicomObject, JobId, Product, Spool, SpoolError, now_ms};
 use crate::domain::Uid;
+use crate::durable::failpoint;
 
 /// One product on its way to one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,34 +45,66 @@ pub struct Account {
     pub dead: u64,
 }
 
+/// What is added to a destination's account.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Entry {
+    pub attempts: u64,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub dead: u64,
+    pub dropped: u64,
+}
+
+/// A destination's account. `sent` and the like count since the spool was made; `pending` and `dead` are now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Statement {
+    pub destination: String,
+    pub attempts: u64,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub pending: u64,
+    pub pending_bytes: u64,
+    pub dead: u64,
+    /// Given up by a person.
+    pub dropped: u64,
+}
+
 impl Spool {
-    /// The oldest delivery to `destination` that is due.
+    /// The oldest pending delivery to `destination`, when it is due. While it waits for its next attempt, all behind
+    /// it wait: a destination gets its objects in the order in which they were made.
     ///
     /// # Errors
     /// If the database refuses.
     pub fn next_delivery(&self, destination: &str) -> Result<Next, SpoolError> {
-        let database = self.database();
-        let now = now_ms();
-        let due = database
+        let oldest = self
+            .database()
             .prepare_cached(
-                "SELECT * FROM deliveries
-                 WHERE destination = ?1 AND state = 'pending' AND next_attempt_ms <= ?2
+                "SELECT * FROM deliveries WHERE destination = ?1 AND state = 'pending'
                  ORDER BY id LIMIT 1",
             )?
-            .query_row(params![destination, now], |row| self.read_delivery(row))
+            .query_row([destination], |row| {
+                Ok((self.read_delivery(row)?, row.get::<_, i64>("next_attempt_ms")?))
+            })
             .optional()?;
-        if let Some(delivery) = due {
-            return Ok(Next::Due(Box::new(delivery)));
-        }
-        let earliest: Option<i64> = database
-            .prepare_cached(
-                "SELECT min(next_attempt_ms) FROM deliveries
-                 WHERE destination = ?1 AND state = 'pending'",
-            )?
-            .query_row([destination], |row| row.get(0))?;
-        Ok(earliest.map_or(Next::Nothing, |ms| {
-            Next::After(Duration::from_millis(ms.saturating_sub(now).max(1).cast_unsigned()))
-        }))
+        Ok(match oldest {
+            None => Next::Nothing,
+            Some((delivery, due_ms)) => match u64::try_from(due_ms.saturating_sub(now_ms())) {
+                Ok(wait_ms @ 1..) => Next::After(Duration::from_millis(wait_ms)),
+                _ => Next::Due(Box::new(delivery)),
+            },
+        })
+    }
+
+    /// What waits for its next attempt at `destination` is due now.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn hurry(&self, destination: &str) -> Result<(), SpoolError> {
+        self.database().execute(
+            "UPDATE deliveries SET next_attempt_ms = 0 WHERE destination = ?1 AND state = 'pending'",
+            [destination],
+        )?;
+        Ok(())
     }
 
     /// The destination confirmed it.
@@ -101,12 +134,70 @@ impl Spool {
         delay: Duration,
     ) -> Result<(), SpoolError> {
         let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-        self.database().execute(
+        let mut database = self.database();
+        let transaction = database.transaction()?;
+        transaction.execute(
             "UPDATE deliveries SET attempts = attempts + 1, reason = ?2, next_attempt_ms = ?3
              WHERE id = ?1 AND state = 'pending'",
             params![delivery.id, reason, now_ms().saturating_add(delay_ms)],
         )?;
-        Ok(())
+        post(&transaction, &delivery.destination, Entry { attempts: 1, ..Entry::default() })?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Makes dead letters of what has been pending to `destination` for longer than `age`. Returns how many.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn bury_older(&self, destination: &str, age: Duration) -> Result<u64, SpoolError> {
+        let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let now = now_ms();
+        let mut database = self.database();
+        let transaction = database.transaction()?;
+        let dead = transaction.execute(
+            "UPDATE deliveries SET state = 'dead', settled_ms = ?2,
+                    reason = 'pending for too long; last: ' || coalesce(reason, 'not tried')
+             WHERE destination = ?1 AND state = 'pending' AND created_ms < ?3",
+            params![destination, now, now.saturating_sub(age_ms)],
+        )? as u64;
+        post(&transaction, destination, Entry { dead, ..Entry::default() })?;
+        transaction.commit()?;
+        Ok(dead)
+    }
+
+    /// What each destination got since the spool was made, and what is on the way to it.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn statements(&self) -> Result<Vec<Statement>, SpoolError> {
+        let database = self.database();
+        let mut query = database.prepare_cached(
+            "SELECT destination, coalesce(accounts.attempts, 0) AS attempts, coalesce(sent, 0) AS sent,
+                    coalesce(sent_bytes, 0) AS sent_bytes, coalesce(dropped, 0) AS dropped,
+                    coalesce(pending, 0) AS pending, coalesce(pending_bytes, 0) AS pending_bytes,
+                    coalesce(dead, 0) AS dead
+             FROM (SELECT destination FROM accounts UNION SELECT destination FROM deliveries)
+             LEFT JOIN (SELECT destination, attempts, sent, sent_bytes, dropped FROM accounts) AS accounts
+                  USING (destination)
+             LEFT JOIN (SELECT destination, count(*) FILTER (WHERE state = 'pending') AS pending,
+                               sum(bytes) FILTER (WHERE state = 'pending') AS pending_bytes,
+                               count(*) FILTER (WHERE state = 'dead') AS dead
+                        FROM deliveries GROUP BY destination) USING (destination)
+             WHERE destination <> '' ORDER BY destination",
+        )?;
+        let statements = query.query_map([], |row| {
+            Ok(Statement {
+                destination: row.get("destination")?,
+                attempts: row.get("attempts")?,
+                sent: row.get("sent")?,
+                sent_bytes: row.get("sent_bytes")?,
+                pending: row.get("pending")?,
+                pending_bytes: row.get("pending_bytes")?,
+                dead: row.get("dead")?,
+                dropped: row.get("dropped")?,
+            })
+        })?;
+        Ok(statements.collect::<Result<_, _>>()?)
     }
 
     /// Pending deliveries to destinations other than `known`: those that were taken out of the configuration.
@@ -134,12 +225,18 @@ impl Spool {
         let mut database = self.database();
         let transaction = database.transaction()?;
         transaction.execute(
-            "UPDATE deliveries SET attempts = attempts + 1, state = ?2, reason = ?3
-             WHERE id = ?1 AND state = 'pending'",
-            params![delivery.id, state, reason],
+            "UPDATE deliveries SET attempts = attempts + 1 WHERE id = ?1",
+            [delivery.id],
         )?;
+        let bytes = move_to(&transaction, delivery.id, state, reason)?;
+        let sent = u64::from(state == DeliveryState::Sent);
+        let entry =
+            Entry { attempts: 1, sent, sent_bytes: sent * bytes, dead: 1 - sent, dropped: 0 };
+        post(&transaction, &delivery.destination, entry)?;
         let account = account(&transaction, &delivery.job)?;
+        failpoint::reach("delivery.recorded");
         transaction.commit()?;
+        failpoint::reach("delivery.committed");
         Ok(account)
     }
 
@@ -199,8 +296,8 @@ pub(super) fn insert(
     connection
         .prepare_cached(
             "INSERT INTO deliveries (job, destination, name, sop_class_uid, sop_uid, transfer_syntax,
-                                     path, sha256, bytes, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                                     path, sha256, bytes, state, created_ms, settled_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .execute(params![
             job.as_str(),
@@ -212,8 +309,59 @@ pub(super) fn insert(
             path,
             sha256,
             product.bytes.len() as i64,
-            state
+            state,
+            now_ms(),
+            (state != DeliveryState::Pending).then(now_ms)
         ])?;
+    Ok(())
+}
+
+/// The one way from state to state, along [`DeliveryState::next`]. Returns the size of the payload.
+pub(super) fn move_to(
+    connection: &Connection,
+    id: i64,
+    state: DeliveryState,
+    reason: Option<&str>,
+) -> Result<u64, SpoolError> {
+    let found: Option<(DeliveryState, u64)> = connection
+        .prepare_cached("SELECT state, bytes FROM deliveries WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (found, bytes) = found.ok_or_else(|| SpoolError::Unknown { id: id.to_string() })?;
+    if !found.next().contains(&state) {
+        return Err(SpoolError::State {
+            what: "delivery",
+            id: id.to_string(),
+            state: found.as_str(),
+            wanted: state.as_str(),
+        });
+    }
+    let settled = (state != DeliveryState::Pending).then(now_ms);
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = ?2, reason = ?3, settled_ms = ?4 WHERE id = ?1",
+        )?
+        .execute(params![id, state, reason, settled])?;
+    Ok(bytes)
+}
+
+/// Counts what happened at `destination`.
+pub(super) fn post(
+    connection: &Connection,
+    destination: &str,
+    entry: Entry,
+) -> Result<(), SpoolError> {
+    let Entry { attempts, sent, sent_bytes, dead, dropped } = entry;
+    connection
+        .prepare_cached(
+            "INSERT INTO accounts (destination, attempts, sent, sent_bytes, dead, dropped)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (destination) DO UPDATE SET
+                 attempts = attempts + excluded.attempts, sent = sent + excluded.sent,
+                 sent_bytes = sent_bytes + excluded.sent_bytes, dead = dead + excluded.dead,
+                 dropped = dropped + excluded.dropped",
+        )?
+        .execute(params![destination, attempts, sent, sent_bytes, dead, dropped])?;
     Ok(())
 }
 

@@ -1,12 +1,14 @@
 use std::path::PathBuf;
 
+use crate::durable::DurableError;
+
 /// What can go wrong in the spool. After any of these the spool is as it was before the call.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    #[error("{action} {path}: {source}; check that the disk is there, writable and not full")]
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Disk(#[from] DurableError),
     #[error(
-        "spool database: {0}; if it is damaged, move the spool directory aside and start with an empty one"
+        "spool database: {0}; make room if the disk is full; if it is damaged, move the spool directory aside and start with an empty one"
     )]
     Database(#[from] rusqlite::Error),
     #[error(
@@ -21,16 +23,12 @@ pub enum SpoolError {
         "only {free_bytes} bytes are free in the spool, fewer than min_free_bytes = {min_free_bytes}; free some disk space"
     )]
     LowDisk { free_bytes: u64, min_free_bytes: u64 },
-    #[error("job {job} is {state}, not {wanted}")]
-    JobState { job: String, state: &'static str, wanted: &'static str },
-}
-
-impl SpoolError {
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { action, path, source }
-    }
+    #[error(
+        "the spool holds {used_bytes} bytes and takes nothing more in above max_bytes = {max_bytes}; finished work is removed by itself, so look for destinations that are down"
+    )]
+    QuotaReached { used_bytes: u64, max_bytes: u64 },
+    #[error("{what} {id} is {state} and cannot become {wanted}")]
+    State { what: &'static str, id: String, state: &'static str, wanted: &'static str },
+    #[error("{id} names no job and no delivery here; `cdal spool list --all` shows them")]
+    Unknown { id: String },
 }

@@ -1,9 +1,11 @@
+use std::sync::PoisonError;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::durable::Synced;
 use super::jobs::{self, JobId};
 use super::{InstanceState, JobState, Spool, SpoolError, now_ms};
 use crate::domain::Uid;
+use crate::durable::{Synced, failpoint};
 
 /// An object that came in, as far as the spool needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +36,12 @@ impl Spool {
     /// If the disk is full or refuses; then nothing is recorded.
     pub fn store(&self, arrival: &Arrival, object: Synced) -> Result<Stored, SpoolError> {
         self.check_free_space()?;
+        let _shared = self.payloads.read().unwrap_or_else(PoisonError::into_inner);
+        let bytes = object.bytes;
         let sha256 = object.sha256.clone();
         let path = format!("instances/{sha256}.{}", arrival.extension);
-        object.persist(&self.absolute(&path))?;
+        self.keep(object, &path)?;
+        failpoint::reach("store.renamed");
 
         let mut database = self.database();
         let transaction = database.transaction()?;
@@ -49,13 +54,14 @@ impl Spool {
         let series = arrival.series_instance_uid.as_str();
         let added = transaction.execute(
             "INSERT INTO instances
-                 (sop_uid, series_uid, sha256, path, association, received_ms, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (sop_uid, sha256) DO NOTHING",
+                 (sop_uid, series_uid, sha256, path, bytes, association, received_ms, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (sop_uid, sha256) DO NOTHING",
             params![
                 arrival.sop_instance_uid.as_str(),
                 series,
                 sha256,
                 path,
+                bytes as i64,
                 arrival.association.cast_signed(),
                 now,
                 state
@@ -75,7 +81,9 @@ impl Spool {
                 Stored::Quarantined { job }
             }
         };
+        failpoint::reach("store.recorded");
         transaction.commit()?;
+        failpoint::reach("store.committed");
         Ok(stored)
     }
 }

@@ -1,10 +1,13 @@
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{DeliveryState, JobState, Product, Spool, SpoolError, deliveries, durable, now_ms};
+use super::{DeliveryState, JobState, Product, Spool, SpoolError, deliveries, now_ms};
+use crate::domain::Uid;
+use crate::durable::{self, failpoint};
 
 /// Names a job in logs and on the command line. Random: it says nothing about the patient.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,6 +46,8 @@ pub struct Claim {
     pub attempt: u32,
     /// Every accepted object of the series, in order of arrival.
     pub files: Vec<PathBuf>,
+    /// 1 for the first job of its series; late objects make the next.
+    pub revision: u32,
     /// From ready to claimed.
     pub queue: Duration,
 }
@@ -51,8 +56,10 @@ pub struct Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     Scheduled,
-    /// The attempts are used up, or a later revision covers the series: the job has failed.
+    /// The attempts are used up: the job has failed.
     GivenUp,
+    /// A later revision covers the series.
+    Superseded,
 }
 
 /// How much there is to do.
@@ -61,6 +68,7 @@ pub struct Count {
     pub received: u64,
     pub ready: u64,
     pub running: u64,
+    pub failed: u64,
     pub quarantined: u64,
     pub pending_deliveries: u64,
     pub dead_deliveries: u64,
@@ -79,25 +87,35 @@ impl Spool {
         Ok(changed > 0)
     }
 
-    /// Makes every series ready that got nothing for `idle`. Returns how many, and in how long the next one
+    /// Makes every series ready that got nothing for `idle`, but for those in `busy`. Returns how many, and in how long the next one
     /// will be idle. A clock that was set back makes a series ready early rather than never: a late object
     /// opens a new revision.
     ///
     /// # Errors
     /// If the database refuses.
-    pub fn complete_idle(&self, idle: Duration) -> Result<(usize, Option<Duration>), SpoolError> {
+    pub fn complete_idle(
+        &self,
+        idle: Duration,
+        busy: &[Uid],
+    ) -> Result<(usize, Option<Duration>), SpoolError> {
+        let busy: Vec<&str> = busy.iter().map(Uid::as_str).collect();
+        let busy = serde_json::to_string(&busy).expect("a list of texts serialises");
         let database = self.database();
         let now = now_ms();
         let cutoff = now.saturating_sub(i64::try_from(idle.as_millis()).unwrap_or(i64::MAX));
         let changed = database
             .prepare_cached(
                 "UPDATE jobs SET state = 'ready', ready_ms = ?1
-                 WHERE state = 'received' AND (last_received_ms <= ?2 OR last_received_ms > ?1)",
+                 WHERE state = 'received' AND (last_received_ms <= ?2 OR last_received_ms > ?1)
+                   AND series_uid NOT IN (SELECT value FROM json_each(?3))",
             )?
-            .execute([now, cutoff])?;
+            .execute(params![now, cutoff, busy])?;
         let oldest: Option<i64> = database
-            .prepare_cached("SELECT min(last_received_ms) FROM jobs WHERE state = 'received'")?
-            .query_row([], |row| row.get(0))?;
+            .prepare_cached(
+                "SELECT min(last_received_ms) FROM jobs
+                 WHERE state = 'received' AND series_uid NOT IN (SELECT value FROM json_each(?1))",
+            )?
+            .query_row([&busy], |row| row.get(0))?;
         let wait = oldest
             .map(|ms| Duration::from_millis(ms.saturating_sub(cutoff).max(1).cast_unsigned()));
         Ok((changed, wait))
@@ -113,20 +131,22 @@ impl Spool {
         let now = now_ms();
         let found = transaction
             .prepare_cached(
-                "SELECT id, series_uid, attempts, ready_ms FROM jobs
+                "SELECT id, series_uid, revision, attempts, ready_ms FROM jobs
                  WHERE state = 'ready' AND not_before_ms <= ?1 ORDER BY seq LIMIT 1",
             )?
             .query_row([now], |row| {
                 let ready_ms: Option<i64> = row.get("ready_ms")?;
                 let series: String = row.get("series_uid")?;
-                let attempts: u32 = row.get("attempts")?;
-                Ok((JobId::from_column(row, "id")?, series, attempts + 1, ready_ms.unwrap_or(now)))
+                let (attempts, revision): (u32, u32) = (row.get("attempts")?, row.get("revision")?);
+                let job = JobId::from_column(row, "id")?;
+                Ok((job, series, revision, attempts + 1, ready_ms.unwrap_or(now)))
             })
             .optional()?;
-        let Some((job, series, attempt, ready_ms)) = found else { return Ok(None) };
+        let Some((job, series, revision, attempt, ready_ms)) = found else { return Ok(None) };
         let queue_ms = now.saturating_sub(ready_ms).max(0);
+        move_to(&transaction, &job, JobState::Running, None)?;
         transaction.execute(
-            "UPDATE jobs SET state = 'running', attempts = ?2, queue_ms = ?3 WHERE id = ?1",
+            "UPDATE jobs SET attempts = ?2, queue_ms = ?3 WHERE id = ?1",
             params![job.0, attempt, queue_ms],
         )?;
         let files = transaction
@@ -137,8 +157,9 @@ impl Spool {
             .map(|path| path.map(|path| self.absolute(&path)))
             .collect::<Result<_, _>>()?;
         transaction.commit()?;
+        failpoint::reach("job.claimed");
         let queue = Duration::from_millis(queue_ms.cast_unsigned());
-        Ok(Some(Claim { job, attempt, files, queue }))
+        Ok(Some(Claim { job, attempt, files, revision, queue }))
     }
 
     /// In how long a ready job that waits for its next attempt may be claimed.
@@ -166,22 +187,25 @@ impl Spool {
         destinations: &[String],
         compute: Duration,
     ) -> Result<(), SpoolError> {
-        let folder = self.config.directory.join("products");
+        let _shared = self.payloads.read().unwrap_or_else(PoisonError::into_inner);
         let mut files = Vec::with_capacity(products.len());
         for product in products {
             let synced = durable::write(&self.incoming(), &product.bytes)?;
             let extension = product.name.rsplit_once('.').map_or("dcm", |(_, extension)| extension);
-            let name = format!("{}.{extension}", synced.sha256);
-            files.push((product, format!("products/{name}"), synced.sha256.clone()));
-            synced.persist(&folder.join(name))?;
+            let sha256 = synced.sha256.clone();
+            let path = format!("products/{sha256}.{extension}");
+            self.keep(synced, &path)?;
+            files.push((product, path, sha256));
         }
+        failpoint::reach("finish.renamed");
         let mut database = self.database();
         let transaction = database.transaction()?;
-        leave_running(&transaction, job, JobState::Done, None)?;
+        move_to(&transaction, job, JobState::Done, None)?;
         transaction.execute(
-            "UPDATE jobs SET compute_ms = ?2, finished_ms = ?3 WHERE id = ?1",
-            params![job.0, i64::try_from(compute.as_millis()).unwrap_or(i64::MAX), now_ms()],
+            "UPDATE jobs SET compute_ms = ?2 WHERE id = ?1",
+            params![job.0, i64::try_from(compute.as_millis()).unwrap_or(i64::MAX)],
         )?;
+        supersede_failed(&transaction, job)?;
         for (product, path, sha256) in &files {
             if destinations.is_empty() {
                 let kept = ("", DeliveryState::Sent);
@@ -192,7 +216,10 @@ impl Spool {
                 deliveries::insert(&transaction, job, pending, product, path, sha256)?;
             }
         }
-        Ok(transaction.commit()?)
+        failpoint::reach("finish.recorded");
+        transaction.commit()?;
+        failpoint::reach("finish.committed");
+        Ok(())
     }
 
     /// Ends a running job that will never give a result.
@@ -202,7 +229,7 @@ impl Spool {
     pub fn fail(&self, job: &JobId, reason: &str) -> Result<(), SpoolError> {
         let mut database = self.database();
         let transaction = database.transaction()?;
-        leave_running(&transaction, job, JobState::Failed, Some(reason))?;
+        move_to(&transaction, job, JobState::Failed, Some(reason))?;
         Ok(transaction.commit()?)
     }
 
@@ -226,6 +253,7 @@ impl Spool {
             "SELECT (SELECT count(*) FROM jobs WHERE state = 'received'),
                     (SELECT count(*) FROM jobs WHERE state = 'ready'),
                     (SELECT count(*) FROM jobs WHERE state = 'running'),
+                    (SELECT count(*) FROM jobs WHERE state = 'failed'),
                     (SELECT count(*) FROM jobs WHERE state = 'quarantined'),
                     (SELECT count(*) FROM deliveries WHERE state = 'pending'),
                     (SELECT count(*) FROM deliveries WHERE state = 'dead')",
@@ -235,9 +263,10 @@ impl Spool {
                     received: row.get(0)?,
                     ready: row.get(1)?,
                     running: row.get(2)?,
-                    quarantined: row.get(3)?,
-                    pending_deliveries: row.get(4)?,
-                    dead_deliveries: row.get(5)?,
+                    failed: row.get(3)?,
+                    quarantined: row.get(4)?,
+                    pending_deliveries: row.get(5)?,
+                    dead_deliveries: row.get(6)?,
                 })
             },
         )?)
@@ -293,11 +322,15 @@ pub(super) fn requeue(
         [&job.0],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
-    if superseded || attempts >= max_attempts {
-        leave_running(connection, job, JobState::Failed, Some(reason))?;
+    if superseded {
+        move_to(connection, job, JobState::Superseded, Some(reason))?;
+        return Ok(Retry::Superseded);
+    }
+    if attempts >= max_attempts {
+        move_to(connection, job, JobState::Failed, Some(reason))?;
         return Ok(Retry::GivenUp);
     }
-    leave_running(connection, job, JobState::Ready, Some(reason))?;
+    move_to(connection, job, JobState::Ready, Some(reason))?;
     connection.execute(
         "UPDATE jobs SET not_before_ms = ?2 WHERE id = ?1",
         params![job.0, now_ms().saturating_add(delay_ms)],
@@ -305,24 +338,45 @@ pub(super) fn requeue(
     Ok(Retry::Scheduled)
 }
 
-fn leave_running(
+pub(super) fn state_of(connection: &Connection, job: &JobId) -> Result<JobState, SpoolError> {
+    connection
+        .prepare_cached("SELECT state FROM jobs WHERE id = ?1")?
+        .query_row([&job.0], |row| row.get(0))
+        .optional()?
+        .ok_or_else(|| SpoolError::Unknown { id: job.0.clone() })
+}
+
+pub(super) fn cannot_become(job: &JobId, found: JobState, wanted: JobState) -> SpoolError {
+    let (state, wanted) = (found.as_str(), wanted.as_str());
+    SpoolError::State { what: "job", id: job.0.clone(), state, wanted }
+}
+
+/// What failed in earlier revisions of the same series is covered by this one.
+fn supersede_failed(connection: &Connection, done: &JobId) -> Result<(), SpoolError> {
+    connection.execute(
+        "UPDATE jobs SET state = 'superseded', finished_ms = ?2
+         FROM (SELECT series_uid, revision FROM jobs WHERE id = ?1) AS done
+         WHERE jobs.series_uid = done.series_uid AND jobs.revision < done.revision
+           AND jobs.state = 'failed'",
+        params![done.0, now_ms()],
+    )?;
+    Ok(())
+}
+
+/// The one way from state to state, along [`JobState::next`].
+pub(super) fn move_to(
     connection: &Connection,
     job: &JobId,
     state: JobState,
     reason: Option<&str>,
 ) -> Result<(), SpoolError> {
-    let changed = connection.execute(
-        "UPDATE jobs SET state = ?2, reason = ?3 WHERE id = ?1 AND state = 'running'",
-        params![job.0, state, reason],
-    )?;
-    if changed == 0 {
-        let found: JobState =
-            connection.query_row("SELECT state FROM jobs WHERE id = ?1", [&job.0], |r| r.get(0))?;
-        return Err(SpoolError::JobState {
-            job: job.0.clone(),
-            state: found.as_str(),
-            wanted: JobState::Running.as_str(),
-        });
+    let found = state_of(connection, job)?;
+    if !found.next().contains(&state) {
+        return Err(cannot_become(job, found, state));
     }
+    let ended = !matches!(state, JobState::Received | JobState::Ready | JobState::Running);
+    connection
+        .prepare_cached("UPDATE jobs SET state = ?2, reason = ?3, finished_ms = ?4 WHERE id = ?1")?
+        .execute(params![job.0, state, reason, ended.then(now_ms)])?;
     Ok(())
 }

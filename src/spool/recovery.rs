@@ -2,7 +2,8 @@ use std::collections::HashSet;
 use std::fs;
 
 use super::jobs::{self, JobId, Retry};
-use super::{Spool, SpoolError, durable};
+use super::{Spool, SpoolError};
+use crate::durable::{self, DurableError};
 
 /// What the start found left over from the run before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +34,7 @@ impl Spool {
             let reason = "the process ended while the job was running";
             match jobs::requeue(&transaction, &job, reason, self.config.max_attempts, 0)? {
                 Retry::Scheduled => recovery.requeued_jobs += 1,
+                Retry::Superseded => {}
                 Retry::GivenUp => recovery.failed_jobs += 1,
             }
         }
@@ -51,12 +53,12 @@ impl Spool {
             .query_map([], |row| row.get::<_, String>(0))?
             .collect::<Result<HashSet<_>, _>>()?;
         let directory = self.config.directory.join(folder);
-        let entries = fs::read_dir(&directory).map_err(SpoolError::io("list", &directory))?;
+        let entries = fs::read_dir(&directory).map_err(DurableError::of("list", &directory))?;
         let mut removed = 0;
         for entry in entries.flatten() {
             let relative = format!("{folder}/{}", entry.file_name().to_string_lossy());
             if !recorded.contains(&relative) {
-                fs::remove_file(entry.path()).map_err(SpoolError::io("remove", entry.path()))?;
+                fs::remove_file(entry.path()).map_err(DurableError::of("remove", entry.path()))?;
                 removed += 1;
             }
         }

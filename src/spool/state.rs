@@ -39,9 +39,7 @@ stored_as_word! {
 }
 
 stored_as_word! {
-    /// `received` → `ready` → `running` → `done` | `failed`; any state before `running` → `quarantined`.
-    ///
-    /// `running` goes back to `ready` after a transient failure or a crash, until its attempts are used up.
+    /// Where a job stands; [`JobState::next`] is the whole machine.
     JobState {
         /// Objects of the series are still expected.
         Received = "received",
@@ -50,21 +48,81 @@ stored_as_word! {
         Running = "running",
         /// The products and their deliveries are recorded.
         Done = "done",
-        /// Gave no result and will not be tried again by itself.
+        /// Bad input, a model that refuses it, or attempts used up: a person decides.
         Failed = "failed",
-        /// Contradictory input; a person must decide.
+        /// Contradictory input: a person decides.
         Quarantined = "quarantined",
+        /// Gave no result, and a later revision of its series covers it.
+        Superseded = "superseded",
+        /// A person gave it up.
+        Dropped = "dropped",
+    }
+}
+
+impl JobState {
+    /// Whether nothing will happen to it by itself, and something should.
+    #[must_use]
+    pub fn waits_for_a_person(self) -> bool {
+        matches!(self, Self::Failed | Self::Quarantined)
+    }
+
+    /// The states that may follow.
+    #[must_use]
+    pub fn next(self) -> &'static [Self] {
+        use JobState::{Done, Dropped, Failed, Quarantined, Ready, Received, Running, Superseded};
+        match self {
+            Received => &[Ready, Quarantined],
+            Ready => &[Running, Quarantined],
+            // Back to ready after a transient failure or a crash, until its attempts are used up.
+            Running => &[Ready, Done, Failed, Superseded],
+            Failed => &[Ready, Superseded, Dropped],
+            Quarantined => &[Ready, Dropped],
+            Done | Superseded | Dropped => &[],
+        }
     }
 }
 
 stored_as_word! {
-    /// `pending` → `sent` | `dead`.
+    /// Where a delivery stands; [`DeliveryState::next`] is the whole machine.
     DeliveryState {
         /// To be sent at its next attempt time.
         Pending = "pending",
         /// The destination confirmed it.
         Sent = "sent",
-        /// The destination refused it for good; kept for a person.
+        /// Refused for good, or pending for too long: a person decides.
         Dead = "dead",
+        /// A person gave it up.
+        Dropped = "dropped",
+    }
+}
+
+impl DeliveryState {
+    /// The states that may follow.
+    #[must_use]
+    pub fn next(self) -> &'static [Self] {
+        use DeliveryState::{Dead, Dropped, Pending, Sent};
+        match self {
+            Pending => &[Sent, Dead, Dropped],
+            Dead => &[Pending, Dropped],
+            Sent | Dropped => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_settled_stays_so_and_only_a_person_brings_back_what_failed() {
+        for settled in [JobState::Done, JobState::Superseded, JobState::Dropped] {
+            assert!(settled.next().is_empty());
+        }
+        for settled in [DeliveryState::Sent, DeliveryState::Dropped] {
+            assert!(settled.next().is_empty());
+        }
+        assert!(!JobState::Received.next().contains(&JobState::Done), "nothing is done unrun");
+        assert!(JobState::Failed.next().contains(&JobState::Ready));
+        assert!(DeliveryState::Dead.next().contains(&DeliveryState::Pending));
     }
 }

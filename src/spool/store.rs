@@ -1,15 +1,17 @@
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
-use super::{Config, Recovery, SpoolError, durable};
+use super::room::Room;
+use super::{Config, Recovery, SpoolError};
+use crate::durable::{self, DurableError};
 
 /// Raised with every change of the tables.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 const TABLES: &str = "
     CREATE TABLE instances (
@@ -18,6 +20,7 @@ const TABLES: &str = "
         series_uid  TEXT NOT NULL,
         sha256      TEXT NOT NULL,
         path        TEXT NOT NULL,
+        bytes       INTEGER NOT NULL,
         association INTEGER NOT NULL,
         received_ms INTEGER NOT NULL,
         state       TEXT NOT NULL,
@@ -25,6 +28,7 @@ const TABLES: &str = "
     ) STRICT;
     CREATE UNIQUE INDEX one_accepted_instance ON instances (sop_uid) WHERE state = 'accepted';
     CREATE INDEX instances_of_series ON instances (series_uid);
+    CREATE INDEX instances_of_payload ON instances (path);
 
     CREATE TABLE jobs (
         seq              INTEGER PRIMARY KEY,
@@ -57,11 +61,24 @@ const TABLES: &str = "
         bytes           INTEGER NOT NULL,
         state           TEXT NOT NULL,
         attempts        INTEGER NOT NULL DEFAULT 0,
+        created_ms      INTEGER NOT NULL,
         next_attempt_ms INTEGER NOT NULL DEFAULT 0,
+        settled_ms      INTEGER,
         reason          TEXT,
         UNIQUE (job, destination, sop_uid)
     ) STRICT;
     CREATE INDEX deliveries_due ON deliveries (destination, state, id);
+    CREATE INDEX deliveries_of_payload ON deliveries (path);
+
+    -- What each destination got, since the spool was made: outlives the deliveries.
+    CREATE TABLE accounts (
+        destination TEXT PRIMARY KEY,
+        attempts    INTEGER NOT NULL DEFAULT 0,
+        sent        INTEGER NOT NULL DEFAULT 0,
+        sent_bytes  INTEGER NOT NULL DEFAULT 0,
+        dead        INTEGER NOT NULL DEFAULT 0,
+        dropped     INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
 ";
 
 /// The spool of this process. Shared behind an `Arc`; calls block, one at a time where they touch the database.
@@ -69,7 +86,12 @@ const TABLES: &str = "
 pub struct Spool {
     pub(super) config: Config,
     connection: Mutex<Connection>,
-    _lock: File,
+    pub(super) room: Room,
+    /// Held shared from a payload's rename to its row, and alone while payloads are removed: otherwise a removal
+    /// could take the file of an object that has come again and is not recorded yet.
+    pub(super) payloads: RwLock<()>,
+    /// `None` beside the process that owns the spool.
+    _lock: Option<File>,
 }
 
 impl Spool {
@@ -83,16 +105,36 @@ impl Spool {
             .recursive(true)
             .mode(0o700) // patient data
             .create(root)
-            .map_err(SpoolError::io("create", root))?;
+            .map_err(DurableError::of("create", root))?;
         let lock = lock(root)?;
         for folder in ["incoming", "instances", "products"] {
             durable::create_directory(&root.join(folder))?;
         }
         let connection = connect(root)?;
         durable::sync_directory(root)?;
-        let spool = Self { config, connection: Mutex::new(connection), _lock: lock };
+        let spool = Self::new(config, connection, Some(lock));
         let recovery = spool.recover()?;
+        spool.measure()?;
         Ok((spool, recovery))
+    }
+
+    /// Opens a spool that is there, whether or not another process owns it. Whoever calls this may change states, but
+    /// neither adds nor removes payloads.
+    pub(super) fn open_beside(config: Config) -> Result<Self, SpoolError> {
+        let database = config.directory.join("spool.db");
+        if !database.exists() {
+            let missing = std::io::ErrorKind::NotFound.into();
+            return Err(DurableError::of("open", database)(missing).into());
+        }
+        let connection = connect(&config.directory)?;
+        let spool = Self::new(config, connection, None);
+        spool.measure()?;
+        Ok(spool)
+    }
+
+    fn new(config: Config, connection: Connection, lock: Option<File>) -> Self {
+        let (room, payloads) = Default::default();
+        Self { config, connection: Mutex::new(connection), room, payloads, _lock: lock }
     }
 
     /// Where objects are written before `store`.
@@ -101,26 +143,12 @@ impl Spool {
         self.config.directory.join("incoming")
     }
 
-    /// # Errors
-    /// `LowDisk` below the watermark.
-    pub fn check_free_space(&self) -> Result<(), SpoolError> {
-        let free_bytes = self.free_bytes()?;
-        let min_free_bytes = self.config.min_free_bytes;
-        if free_bytes < min_free_bytes {
-            return Err(SpoolError::LowDisk { free_bytes, min_free_bytes });
-        }
-        Ok(())
-    }
-
-    /// Disk space that is left.
+    /// A number that changes with every change that another process makes, such as an operator's retry.
     ///
     /// # Errors
-    /// If it cannot be measured.
-    pub fn free_bytes(&self) -> Result<u64, SpoolError> {
-        let root = &self.config.directory;
-        let disk = rustix::fs::statvfs(root)
-            .map_err(|error| SpoolError::io("measure", root)(error.into()))?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    /// If the database refuses.
+    pub fn changes_from_outside(&self) -> Result<i64, SpoolError> {
+        Ok(self.database().query_row("PRAGMA data_version", [], |row| row.get(0))?)
     }
 
     pub(super) fn absolute(&self, relative: &str) -> PathBuf {
@@ -135,17 +163,18 @@ impl Spool {
 
 fn lock(root: &Path) -> Result<File, SpoolError> {
     let path = root.join("lock");
-    let file = File::create(&path).map_err(SpoolError::io("create", &path))?;
+    let file = File::create(&path).map_err(DurableError::of("create", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(SpoolError::Locked { path: root.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(SpoolError::io("lock", &path)(error)),
+        Err(TryLockError::Error(error)) => Err(DurableError::of("lock", &path)(error).into()),
     }
 }
 
 fn connect(root: &Path) -> Result<Connection, SpoolError> {
     let mut connection = Connection::open(root.join("spool.db"))?;
-    connection.busy_timeout(Duration::from_secs(5))?; // a person may be reading with the sqlite3 tool
+    connection.busy_timeout(Duration::from_secs(5))?; // an operator's command may be writing
+    connection.set_transaction_behavior(TransactionBehavior::Immediate); // a later upgrade does not wait
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::durable;
 
 fn spool(directory: &std::path::Path) -> Spool {
     let config = Config { min_free_bytes: 0, ..Config::new(directory) };
@@ -108,7 +109,7 @@ fn a_late_object_opens_a_new_revision_with_the_whole_series() {
     spool.complete(&second).unwrap();
     assert_eq!(spool.claim().unwrap().unwrap().files.len(), 2);
     // The first has nothing more to say: the second covers it.
-    assert_eq!(spool.retry(&first, "busy", Duration::ZERO).unwrap(), Retry::GivenUp);
+    assert_eq!(spool.retry(&first, "busy", Duration::ZERO).unwrap(), Retry::Superseded);
 }
 
 #[test]
@@ -116,10 +117,12 @@ fn idle_series_become_ready_and_the_next_deadline_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(folder.path());
     arrive(&spool, "1.1", "1.9", b"a");
-    let (ready, wait) = spool.complete_idle(Duration::from_mins(1)).unwrap();
+    let (ready, wait) = spool.complete_idle(Duration::from_mins(1), &[]).unwrap();
     assert_eq!(ready, 0);
     assert!(wait.unwrap() > Duration::from_secs(50) && wait.unwrap() <= Duration::from_mins(1));
-    assert_eq!(spool.complete_idle(Duration::ZERO).unwrap(), (1, None));
+    let busy = [Uid::parse("1.9").unwrap()];
+    assert_eq!(spool.complete_idle(Duration::ZERO, &busy).unwrap(), (0, None));
+    assert_eq!(spool.complete_idle(Duration::ZERO, &[]).unwrap(), (1, None));
     assert!(spool.claim().unwrap().is_some());
 }
 
@@ -154,9 +157,15 @@ fn a_postponed_delivery_waits_and_a_restart_tries_it_at_once() {
     opened.finish(&job, &[product(b"m")], &["x".to_owned()], Duration::ZERO).unwrap();
     opened.postpone(&due(&opened, "x"), "down", Duration::from_mins(1)).unwrap();
     assert!(matches!(opened.next_delivery("x").unwrap(), Next::After(_)));
-    assert_eq!(opened.pending_elsewhere(&["y".to_owned()]).unwrap(), [("x".to_owned(), 1)]);
+    // What was made later does not overtake it.
+    done(&opened, "2.1", "2.9", &["x"]);
+    assert!(matches!(opened.next_delivery("x").unwrap(), Next::After(_)));
+    opened.hurry("x").unwrap();
+    assert_eq!(due(&opened, "x").job, job);
+    opened.postpone(&due(&opened, "x"), "down", Duration::from_mins(1)).unwrap();
+    assert_eq!(opened.pending_elsewhere(&["y".to_owned()]).unwrap(), [("x".to_owned(), 2)]);
     drop(opened);
-    assert_eq!(due(&spool(folder.path()), "x").attempts, 1);
+    assert_eq!(due(&spool(folder.path()), "x").attempts, 2);
 }
 
 #[test]
@@ -170,4 +179,168 @@ fn one_process_per_directory_and_no_intake_below_the_watermark() {
     let config = Config { min_free_bytes: u64::MAX, ..Config::new(folder.path()) };
     let (full, _) = Spool::open(config).unwrap();
     assert!(matches!(full.check_free_space(), Err(SpoolError::LowDisk { .. })));
+}
+
+fn done(spool: &Spool, sop: &str, series: &str, destinations: &[&str]) -> JobId {
+    let job = accepted(arrive(spool, sop, series, sop.as_bytes()));
+    spool.complete(&job).unwrap();
+    spool.claim().unwrap().unwrap();
+    let destinations: Vec<_> = destinations.iter().map(|name| (*name).to_owned()).collect();
+    spool.finish(&job, &[product(sop.as_bytes())], &destinations, Duration::ZERO).unwrap();
+    job
+}
+
+fn payloads(folder: &std::path::Path) -> usize {
+    let count = |name: &str| std::fs::read_dir(folder.join(name)).unwrap().count();
+    count("instances") + count("products")
+}
+
+#[test]
+fn only_what_is_finished_everywhere_is_removed_and_only_when_it_is_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let young = spool(folder.path());
+    done(&young, "1.1", "1.9", &["x", "y"]);
+    young.sent(&due(&young, "x")).unwrap();
+    young.sent(&due(&young, "y")).unwrap();
+    assert_eq!(young.tidy().unwrap(), Tidied::default(), "it is not old yet");
+    drop(young);
+
+    let config =
+        Config { min_free_bytes: 0, retain_for: Duration::ZERO, ..Config::new(folder.path()) };
+    let (spool, _) = Spool::open(config).unwrap();
+    // Of the second, one destination has not confirmed; of the third, one has refused.
+    done(&spool, "2.1", "2.9", &["x", "y"]);
+    spool.sent(&due(&spool, "x")).unwrap();
+    done(&spool, "3.1", "3.9", &["x"]);
+    spool.bury(&due(&spool, "x"), "refused").unwrap();
+    let failed = accepted(arrive(&spool, "4.1", "4.9", b"d"));
+    spool.complete(&failed).unwrap();
+    spool.claim().unwrap().unwrap();
+    spool.fail(&failed, "colour").unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    let tidied = spool.tidy().unwrap();
+    assert_eq!((tidied.series, tidied.bytes), (1, 6), "an object and a product of three bytes");
+    assert_eq!(payloads(folder.path()), 5);
+    assert_eq!(spool.usage().unwrap().used_bytes, 3 + 3 + 3 + 3 + 1);
+    spool.sent(&due(&spool, "y")).unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(spool.tidy().unwrap().series, 1);
+    // What came again after its series was forgotten is new.
+    accepted(arrive(&spool, "1.1", "1.9", b"1.1"));
+}
+
+#[test]
+fn a_quota_stops_intake_until_finished_work_has_made_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config {
+        min_free_bytes: 0,
+        max_bytes: Some(13),
+        resume_bytes: Some(8),
+        ..Config::new(folder.path())
+    };
+    let (spool, _) = Spool::open(config.clone()).unwrap();
+    done(&spool, "1.1", "1.9", &["x"]);
+    done(&spool, "2.1", "2.9", &["x"]);
+    spool.check_free_space().unwrap();
+    arrive(&spool, "3.1", "3.9", b"ab");
+    assert!(matches!(
+        spool.check_free_space(),
+        Err(SpoolError::QuotaReached { used_bytes: 14, .. })
+    ));
+    assert!(matches!(spool.tidy(), Ok(Tidied { series: 0, .. })), "nothing is delivered yet");
+    spool.sent(&due(&spool, "x")).unwrap();
+    assert_eq!(spool.tidy().unwrap().series, 1, "young as it is");
+    spool.check_free_space().unwrap();
+    drop(spool);
+
+    // The low watermark holds after the high one was passed, and what is there is counted at the start.
+    let config = Config { max_bytes: Some(7), resume_bytes: Some(2), ..config };
+    let (spool, _) = Spool::open(config).unwrap();
+    assert!(matches!(
+        spool.check_free_space(),
+        Err(SpoolError::QuotaReached { used_bytes: 8, .. })
+    ));
+    spool.sent(&due(&spool, "x")).unwrap();
+    spool.tidy().unwrap();
+    assert_eq!(spool.usage().unwrap().used_bytes, 2);
+    spool.check_free_space().unwrap();
+}
+
+#[test]
+fn an_operator_beside_the_owner_retries_and_drops_what_failed_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { retain_for: Duration::ZERO, ..Config::new(folder.path()) };
+    let (spool, _) = Spool::open(Config { min_free_bytes: 0, ..config.clone() }).unwrap();
+    let desk = Desk::open(config).unwrap();
+    let before = spool.changes_from_outside().unwrap();
+
+    let job = accepted(arrive(&spool, "1.1", "1.9", b"a"));
+    let item = Item::parse(job.as_str()).unwrap();
+    assert!(matches!(desk.retry(&item), Err(SpoolError::State { state: "received", .. })));
+    spool.complete(&job).unwrap();
+    spool.claim().unwrap().unwrap();
+    spool.fail(&job, "colour").unwrap();
+    let seen = desk.jobs(&[JobState::Failed]).unwrap();
+    assert_eq!((seen.len(), seen[0].reason.as_deref()), (1, Some("colour")));
+    desk.retry(&item).unwrap();
+    assert_ne!(spool.changes_from_outside().unwrap(), before);
+    assert_eq!(spool.claim().unwrap().unwrap().attempt, 1, "its attempts start anew");
+
+    spool.finish(&job, &[product(b"m")], &["x".to_owned()], Duration::ZERO).unwrap();
+    spool.bury(&due(&spool, "x"), "C000").unwrap();
+    let letters = desk.letters(&[DeliveryState::Dead], None).unwrap();
+    let letter = Item::Delivery(letters[0].id);
+    desk.retry(&letter).unwrap();
+    spool.bury(&due(&spool, "x"), "C000").unwrap();
+    desk.drop(&letter).unwrap();
+    assert!(matches!(desk.retry(&letter), Err(SpoolError::State { state: "dropped", .. })));
+    assert!(matches!(desk.drop(&Item::Delivery(99)), Err(SpoolError::Unknown { .. })));
+    assert!(Item::parse("../etc").is_err());
+    let identity = desk.identity(&job).unwrap();
+    assert_eq!((identity.series.as_str(), identity.instances), ("1.9", vec!["1.1".to_owned()]));
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(spool.tidy().unwrap().series, 1);
+    assert_eq!(payloads(folder.path()), 0);
+}
+
+#[test]
+fn a_late_object_takes_a_failed_job_with_it_once_the_series_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    let first = accepted(arrive(&spool, "1.1", "1.9", b"a"));
+    spool.complete(&first).unwrap();
+    assert_eq!(spool.claim().unwrap().unwrap().revision, 1);
+    spool.fail(&first, "one slice is no volume").unwrap();
+    let second = accepted(arrive(&spool, "1.2", "1.9", b"b"));
+    spool.complete(&second).unwrap();
+    assert_eq!(spool.claim().unwrap().unwrap().revision, 2);
+    assert_eq!(spool.count().unwrap().failed, 1);
+    spool.finish(&second, &[], &[], Duration::ZERO).unwrap();
+    assert_eq!(spool.count().unwrap().failed, 0);
+}
+
+#[test]
+fn each_destination_has_an_account_that_outlives_its_deliveries() {
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        Config { min_free_bytes: 0, retain_for: Duration::ZERO, ..Config::new(folder.path()) };
+    let (spool, _) = Spool::open(config).unwrap();
+    done(&spool, "1.1", "1.9", &["x", "y"]);
+    spool.postpone(&due(&spool, "x"), "down", Duration::ZERO).unwrap();
+    spool.sent(&due(&spool, "x")).unwrap();
+    assert_eq!(spool.bury_older("y", Duration::from_hours(1)).unwrap(), 0);
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(spool.bury_older("y", Duration::ZERO).unwrap(), 1);
+    let statement = |name: &str| {
+        spool.statements().unwrap().into_iter().find(|s| s.destination == name).unwrap()
+    };
+    let x = statement("x");
+    assert_eq!((x.attempts, x.sent, x.sent_bytes, x.pending, x.dead), (2, 1, 3, 0, 0));
+    assert_eq!((statement("y").sent, statement("y").dead), (0, 1));
+    let dead = Item::Delivery(2);
+    Desk::open(Config::new(folder.path())).unwrap().drop(&dead).unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(spool.tidy().unwrap().series, 1);
+    assert_eq!(statement("x"), x);
+    assert_eq!((statement("y").dead, statement("y").dropped), (0, 1));
 }

@@ -12,6 +12,7 @@ use ndarray::ArrayD;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{Config, Start, TrainError};
+use crate::durable;
 
 /// Makes the training graphs where they are missing.
 pub(super) fn ensure_artifacts(config: &Config, folder: &Path) -> Result<(), TrainError> {
@@ -152,15 +153,7 @@ pub(super) fn file(path: &Path, error: &std::io::Error) -> TrainError {
 
 /// Writes and syncs a file, then renames it into place.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    use std::io::Write;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut scratch = tempfile::NamedTempFile::new_in(folder).map_err(|e| file(folder, &e))?;
-    scratch
-        .write_all(bytes)
-        .and_then(|()| scratch.as_file().sync_all())
-        .map_err(|e| file(path, &e))?;
-    scratch.persist(path).map_err(|e| file(path, &e.error))?;
-    Ok(())
+    durable::write_whole(path, bytes).map_err(|error| file(path, &error.source))
 }
 
 /// Names of the tensors in a safetensors file.

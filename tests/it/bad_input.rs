@@ -9,7 +9,7 @@ use std::{
     sync::OnceLock,
 };
 
-use cdal::spool::durable::hex;
+use cdal::durable::hex;
 use ndarray::{Array3, ArrayD};
 use safetensors::{Dtype, tensor::TensorView};
 use sha2::{Digest, Sha256};
@@ -355,7 +355,7 @@ fn results_that_cannot_be_written() {
     let out = folder.path().join("out");
     fs::create_dir_all(out.join("v.nii.gz")).unwrap();
     let output = segment(hippocampus(), &out, &["--format", "png,nifti"], &volume);
-    assert!(one_line(&output, JOB_FAILED).contains("v.nii.gz: cannot be written"));
+    assert!(one_line(&output, JOB_FAILED).contains("v.nii.gz: is a directory"));
     assert_eq!(left_in(&out), [out.join("v.nii.gz")]);
 }
 

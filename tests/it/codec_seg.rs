@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cdal::codec::{self, Case, CodecError, Source, nifti, seg};
+use cdal::codec::{self, Case, CodecError, Source, capture, nifti, seg};
 use cdal::domain::{Code, Label, Provenance, Segmentation};
 use dicom_core::VR;
 use dicom_dictionary_std::tags;
@@ -53,16 +53,13 @@ fn segmentation(case: &Case) -> Segmentation {
 fn encode(case: &Case, segmentation: &Segmentation, seed: u64) -> seg::Seg {
     let Source::Dicom(source) = &case.source else { panic!("a DICOM source") };
     let geometry = case.volume.geometry.as_ref();
-    seg::encode(source, geometry, segmentation, &labels(), &provenance(seed)).unwrap()
+    seg::encode(seg::Form::default(), source, geometry, segmentation, &labels(), &provenance(seed))
+        .unwrap()
 }
 
-/// Encodes, then lets every outside judge look at it.
-fn check(case: &Case, segmentation: &Segmentation, sources: &[PathBuf]) {
-    let folder = tempdir().unwrap();
-    let seg = folder.path().join("seg.dcm");
-    std::fs::write(&seg, encode(case, segmentation, 1).bytes).unwrap();
-    assert_eq!(seg::read(&seg, case, &labels()).unwrap(), segmentation.mask);
-    if let Some(text) = run_tool("dciodvfy", &[Path::new("-new"), &seg]) {
+/// dciodvfy has nothing to say against it.
+fn judge(object: &Path) {
+    if let Some(text) = run_tool("dciodvfy", &[Path::new("-new"), object]) {
         let faults: Vec<_> = text
             .lines()
             .filter(|line| line.starts_with("Error") || line.starts_with("Warning"))
@@ -71,6 +68,15 @@ fn check(case: &Case, segmentation: &Segmentation, sources: &[PathBuf]) {
             .collect();
         assert!(faults.is_empty(), "{faults:#?}");
     }
+}
+
+/// Encodes, then lets every outside judge look at it.
+fn check(case: &Case, segmentation: &Segmentation, sources: &[PathBuf]) {
+    let folder = tempdir().unwrap();
+    let seg = folder.path().join("seg.dcm");
+    std::fs::write(&seg, encode(case, segmentation, 1).bytes).unwrap();
+    assert_eq!(seg::read(&seg, case, &labels()).unwrap(), segmentation.mask);
+    judge(&seg);
     let mask = folder.path().join("mask.nii.gz");
     let bytes = nifti::encode_mask(&case.source, case.volume.geometry.as_ref(), &segmentation.mask)
         .unwrap();
@@ -165,6 +171,63 @@ fn the_same_input_gives_the_same_bytes_and_another_seed_another_uid() {
 }
 
 #[test]
+fn the_agreement_of_the_votes_is_found_again_in_a_fractional_segmentation() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 4, |_, _| {});
+    let case = only(folder.path());
+    let Source::Dicom(source) = &case.source else { panic!("a DICOM source") };
+    let mut segmentation = segmentation(&case);
+    for ((label, k, j, i), share) in segmentation.agreement.indexed_iter_mut() {
+        *share = ((13 * (label + 1) + 31 * k + 17 * j + 7 * i) % 6) as f32 / 5.0;
+    }
+    let encode = |kind, revision| {
+        let (form, geometry) = (seg::Form { kind, revision }, case.volume.geometry.as_ref());
+        seg::encode(form, source, geometry, &segmentation, &labels(), &provenance(1)).unwrap()
+    };
+    let fractional = encode(seg::Kind::Fractional, 2);
+    let mut uids = vec![fractional.sop_instance_uid.clone()];
+    uids.extend([1, 2].map(|revision| encode(seg::Kind::Binary, revision).sop_instance_uid));
+    uids.dedup();
+    assert_eq!(uids.len(), 3, "each kind and revision has its own UID");
+
+    let files_before = files(folder.path());
+    let path = folder.path().join("fractional.dcm");
+    std::fs::write(&path, fractional.bytes).unwrap();
+    judge(&path);
+    let mut arguments = vec![path.as_path()];
+    arguments.extend(files_before.iter().map(PathBuf::as_path));
+    run_python("check_fractional.py", &arguments);
+}
+
+#[test]
+fn a_secondary_capture_shows_the_labels_and_is_what_the_standard_wants() {
+    let folder = tempdir().unwrap();
+    made::series(folder.path(), 4, |_, object| {
+        put(object, tags::BODY_PART_EXAMINED, VR::CS, "BRAIN"); // unpaired: no laterality is missed
+    });
+    let case = only(folder.path());
+    let Source::Dicom(source) = &case.source else { panic!("a DICOM source") };
+    let segmentation = segmentation(&case);
+    let encode = |revision| {
+        let (volume, labels) = (&case.volume, labels());
+        capture::encode(revision, source, volume, &segmentation, &labels, &provenance(1)).unwrap()
+    };
+    let (first, again, late) = (encode(1), encode(1), encode(2));
+    assert_eq!(first.bytes, again.bytes);
+    assert_ne!(first.sop_instance_uid, late.sop_instance_uid);
+    let path = folder.path().join("capture.dcm");
+    std::fs::write(&path, &first.bytes).unwrap();
+    judge(&path);
+    let object = dicom_object::open_file(&path).unwrap();
+    let number = |tag| object.element(tag).unwrap().to_int::<usize>().unwrap();
+    let pixels = object.element(tags::PIXEL_DATA).unwrap().to_bytes().unwrap();
+    assert_eq!(pixels.len(), number(tags::ROWS) * number(tags::COLUMNS) * 3);
+    let coloured =
+        pixels.chunks_exact(3).filter(|rgb| rgb[0] != rgb[1] || rgb[1] != rgb[2]).count();
+    assert!(coloured > 0, "the labels are drawn in colour");
+}
+
+#[test]
 fn masks_that_do_not_fit_are_refused() {
     let folder = tempdir().unwrap();
     made::series(folder.path(), 3, |_, _| {});
@@ -172,8 +235,12 @@ fn masks_that_do_not_fit_are_refused() {
     let Source::Dicom(source) = &case.source else { panic!("a DICOM source") };
     let good = segmentation(&case);
     let attempt = |mask: Segmentation, labels: &[Label]| {
-        seg::encode(source, case.volume.geometry.as_ref(), &mask, labels, &provenance(1))
+        let (form, geometry) = (seg::Form::default(), case.volume.geometry.as_ref());
+        seg::encode(form, source, geometry, &mask, labels, &provenance(1))
     };
+    let mut few = good.clone();
+    few.agreement = Array4::ones((1, 3, 5, 7));
+    assert!(matches!(attempt(few, &labels()), Err(CodecError::Shape { .. })));
     let mut small = good.clone();
     small.mask = Array3::zeros((2, 5, 7));
     assert!(matches!(attempt(small, &labels()), Err(CodecError::Shape { .. })));
@@ -196,7 +263,10 @@ fn segments_are_known_by_their_code_before_their_number() {
     let written = segmentation(&case);
     let theirs = [named(1, "Lung"), named(2, "Heart")];
     let geometry = case.volume.geometry.as_ref();
-    let bytes = seg::encode(source, geometry, &written, &theirs, &provenance(1)).unwrap().bytes;
+    let bytes =
+        seg::encode(seg::Form::default(), source, geometry, &written, &theirs, &provenance(1))
+            .unwrap()
+            .bytes;
     let path = folder.path().join("truth.seg");
     std::fs::write(&path, bytes).unwrap();
     assert!(seg::is_segmentation(&path).unwrap());

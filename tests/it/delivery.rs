@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use cdal::daemon::{Drained, JobError, Product, Worker};
+use cdal::daemon::{Claim, Drained, JobError, Product, Worker};
 use cdal::deliver::Config;
 
+use crate::support::chaos::Station;
 use crate::support::daemon::{Running, settings};
 use crate::support::dicom::{dataset, files, series};
 use crate::support::process::{dcmtk_storescp, free_port, pynetdicom_storescp, store};
 use crate::support::wait_for;
-use crate::support::worker::{Stand, product};
+use crate::support::worker::{Echo, Stand, product};
 
 const QUICK: Stand = Stand { compute: Duration::ZERO };
 
@@ -66,6 +67,27 @@ fn a_peer_that_takes_implicit_vr_only_gets_it_transcoded() {
         object.element_by_name("PixelData").unwrap().to_bytes().unwrap().into_owned()
     };
     assert!(pixels(&sent) == pixels(&got));
+}
+
+#[test]
+fn one_association_carries_what_is_due_and_refusals_do_not_change_the_order() {
+    for refuse_every in [0, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let station = Station::start(refuse_every);
+        let destination = Config::dicom("pacs", &station.address.to_string(), "PACS");
+        let daemon =
+            Running::start(settings(&folder.path().join("spool"), vec![destination]), Echo);
+        let images = series(folder.path(), "a", 6);
+        store(daemon.address(), &images);
+        wait_for("all objects", || (station.arrivals().len() == 6).then_some(()));
+        let (got, associations): (Vec<_>, Vec<_>) = station.arrivals().into_iter().unzip();
+        let sop = |file: &PathBuf| open(file).meta().media_storage_sop_instance_uid().to_owned();
+        assert_eq!(got, images.iter().map(sop).collect::<Vec<_>>());
+        if refuse_every == 0 {
+            assert!(associations.iter().all(|number| *number == associations[0]));
+        }
+        assert_eq!(daemon.stop(), Drained::Completely);
+    }
 }
 
 fn open(file: &std::path::Path) -> dicom_object::DefaultDicomObject {
@@ -128,11 +150,11 @@ fn a_stop_finishes_the_running_job_and_its_delivery() {
 struct Moody(AtomicU32);
 
 impl Worker for Moody {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
         match self.0.fetch_add(1, Ordering::Relaxed) {
             0 => Err(JobError::Transient("busy".to_owned())),
             2 => panic!("the second job's first attempt"),
-            _ => Ok(vec![product("moody", files.len() as u16)]),
+            _ => Ok(vec![product("moody", claim.files.len() as u16)]),
         }
     }
 }

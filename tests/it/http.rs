@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use cdal::daemon::{JobError, Product, Settings, Worker};
+use cdal::daemon::{Claim, JobError, Product, Settings, Worker};
 use cdal::deliver::Config;
 use cdal::domain::Uid;
 use cdal::{codec, http};
@@ -26,7 +26,8 @@ const QUICK: Stand = Stand { compute: Duration::ZERO };
 struct InKind;
 
 impl Worker for InKind {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
+        let files = &claim.files;
         let failed = |error: codec::CodecError| JobError::Permanent(error.to_string());
         if codec::sniff(&files[0]).map_err(failed)? == Some(codec::Format::Dicom) {
             return Ok(vec![product("seg", files.len() as u16)]);
@@ -87,7 +88,7 @@ fn a_picture_goes_in_and_its_mask_comes_out_by_http_and_to_the_folder_alone() {
     assert_eq!((mask.status, mask.body.as_slice()), (200, b"mask".as_slice()));
     assert_eq!(mask.header("content-type"), Some("image/png"));
     let result = &report["results"][0];
-    assert_eq!(result["sha256"], cdal::spool::durable::hex(&Sha256::digest(b"mask")));
+    assert_eq!(result["sha256"], cdal::durable::hex(&Sha256::digest(b"mask")));
     assert_eq!(get(to, result["href"].as_str().unwrap()).body, b"mask");
 
     let name = result["name"].as_str().unwrap();
@@ -190,7 +191,7 @@ fn every_refusal_has_a_status_a_code_and_a_sentence_and_keeps_nothing() {
 fn a_mask_that_is_not_there_yet_or_never_will_be_is_a_conflict() {
     struct Fails;
     impl Worker for Fails {
-        fn process(&mut self, _: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+        fn process(&mut self, _: &Claim) -> Result<Vec<Product>, JobError> {
             std::thread::sleep(Duration::from_millis(300));
             Err(JobError::Permanent("the model takes no such image".into()))
         }
@@ -209,7 +210,7 @@ fn a_mask_that_is_not_there_yet_or_never_will_be_is_a_conflict() {
 
 fn with_token(settings: Settings, folder: &Path) -> Settings {
     let tokens = folder.join("tokens");
-    let hash = cdal::spool::durable::hex(&Sha256::digest("open sesame"));
+    let hash = cdal::durable::hex(&Sha256::digest("open sesame"));
     std::fs::write(&tokens, format!("scanner {hash}\n")).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&tokens, mode).unwrap();

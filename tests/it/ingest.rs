@@ -5,10 +5,15 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cdal::codec::dimse::Command;
+use cdal::codec::part10;
 use cdal::daemon::Drained;
 use cdal::deliver;
 use cdal::domain::Uid;
 use cdal::ingest::dicom::OnRelease;
+
+use dicom_ul::association::client::{ClientAssociation, ClientAssociationOptions};
+use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 
 use crate::support::daemon::{Running, settings};
 use crate::support::dicom::{self, MR_IMAGE_STORAGE, files, series};
@@ -158,4 +163,98 @@ fn garbage_and_half_objects_leave_the_daemon_serving_and_nothing_behind() {
     wait_for("no temporary file", || {
         (std::fs::read_dir(&incoming).unwrap().count() == 0).then_some(())
     });
+}
+
+#[test]
+fn who_is_not_at_an_allowed_address_is_not_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    for (network, heard) in [("192.0.2.0/24", false), ("127.0.0.0/8", true)] {
+        let mut settings = settings(&folder.path().join(network.replace('/', "-")), Vec::new());
+        settings.ingest.dicom.allow_addresses = vec![network.parse().unwrap()];
+        let daemon = Running::start(settings, QUICK);
+        let output = dcmtk("echoscu", daemon.address(), &[], &[]);
+        assert_eq!(output.status.success(), heard, "{network}");
+    }
+}
+
+#[test]
+fn a_connection_without_a_request_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder.path().join("spool"), Vec::new());
+    settings.ingest.dicom.artim_timeout = Duration::from_millis(100);
+    settings.ingest.dicom.idle_timeout = Duration::from_millis(100);
+    let daemon = Running::start(settings, QUICK);
+    let mut silent = TcpStream::connect(daemon.address()).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(silent.read(&mut [0; 8]).unwrap(), 0);
+
+    // The same with an association that says nothing: an A-ABORT ends it.
+    let mut association = associate(&daemon);
+    assert!(matches!(association.receive(), Ok(Pdu::AbortRQ { .. })));
+}
+
+fn associate(daemon: &Running) -> ClientAssociation<TcpStream> {
+    ClientAssociationOptions::new()
+        .called_ae_title("CDAL")
+        .with_presentation_context(MR_IMAGE_STORAGE, vec![dicom::EXPLICIT_VR_LITTLE_ENDIAN])
+        .establish(daemon.address())
+        .unwrap()
+}
+
+#[test]
+fn a_series_is_not_idle_while_an_object_of_it_is_on_its_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let destination = deliver::Config::folder("disk", &out);
+    let daemon = Running::start(settings(&folder.path().join("spool"), vec![destination]), QUICK);
+    let images = series(folder.path(), "a", 2);
+
+    // Half of the second object, then the first whole, then silence for longer than the idle time.
+    let file = std::fs::read(&images[1]).unwrap();
+    let object = dicom_object::from_reader(file.as_slice()).unwrap();
+    let request = Command::StoreRequest {
+        message_id: 1,
+        sop_class_uid: dicom::uid(MR_IMAGE_STORAGE),
+        sop_instance_uid: dicom::uid(object.meta().media_storage_sop_instance_uid()),
+    };
+    let mut association = associate(&daemon);
+    let context = association.presentation_contexts()[0].id;
+    let mut send = |value_type, is_last, data: &[u8]| {
+        let value = PDataValue {
+            presentation_context_id: context,
+            value_type,
+            is_last,
+            data: data.to_vec(),
+        };
+        association.send(&Pdu::PData { data: vec![value] }).unwrap();
+    };
+    let (head, rest) = part10::dataset(&file).unwrap().split_at(400);
+    send(PDataValueType::Command, true, &request.encode());
+    send(PDataValueType::Data, false, head);
+    store(daemon.address(), &images[..1]);
+    std::thread::sleep(Duration::from_millis(900));
+    assert!(files(&out).is_empty(), "the series was taken for complete");
+    send(PDataValueType::Data, true, rest);
+    wait_for("the product", || files(&out).pop());
+    let kept = files(&folder.path().join("spool/instances"));
+    assert_eq!(kept.len(), 2);
+    assert_eq!(daemon.stop(), Drained::Completely);
+    assert_eq!(files(&out).len(), 1, "one revision with both objects");
+}
+
+#[test]
+fn a_late_slice_runs_the_series_again_as_a_new_revision() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let destination = deliver::Config::folder("disk", &out);
+    let daemon = Running::start(settings(&folder.path().join("spool"), vec![destination]), QUICK);
+    let images = series(folder.path(), "a", 3);
+    for (sent, products) in [(&images[..2], 1), (&images[2..], 2)] {
+        store(daemon.address(), sent);
+        wait_for("the product", || (files(&out).len() == products).then_some(()));
+    }
+    let desk = cdal::spool::Desk::open(cdal::spool::Config::new(folder.path().join("spool")));
+    let jobs = desk.unwrap().jobs(&[cdal::spool::JobState::Done]).unwrap();
+    let told: Vec<_> = jobs.iter().map(|job| (job.revision, job.objects)).collect();
+    assert_eq!(told, [(1, 3), (2, 3)], "both of one series, which has three objects now");
 }

@@ -20,6 +20,7 @@ mod sampler;
 mod scripts;
 mod serial;
 mod serve_http;
+mod spool;
 mod stopping;
 mod support;
 mod surroundings;

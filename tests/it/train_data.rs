@@ -261,7 +261,8 @@ fn a_series_is_paired_with_its_segmentation() {
         configuration: String::new(),
     };
     let geometry = series.volume.geometry.as_ref();
-    let bytes = seg::encode(source, geometry, &truth, &labels, &made).unwrap().bytes;
+    let bytes =
+        seg::encode(seg::Form::default(), source, geometry, &truth, &labels, &made).unwrap().bytes;
     fs::write(folder.path().join("labels/a.seg"), bytes).unwrap();
     let dataset = Dataset::open(folder.path(), None, None).unwrap();
     let (_, read) = dataset.pairs[0].read(&labels).unwrap();

@@ -5,6 +5,7 @@
 
 mod codestream;
 mod frames;
+mod head;
 mod image;
 mod lut;
 mod part10;
@@ -18,17 +19,14 @@ mod synthetic;
 mod unknown;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use dicom_core::Tag;
-use dicom_dictionary_std::tags;
 use tracing::debug;
 
-use self::part10::Part10;
 use self::series::Instance;
 use super::{Case, CodecError};
-use crate::domain::Uid;
 
+pub use self::head::{Identity, identify, series_in};
 pub(super) use self::part10::is_dicom;
 pub(super) use self::segmentation::{
     Frame, Segment, Segmentation as StoredSegmentation, is_segmentation,
@@ -37,32 +35,6 @@ pub use self::source::DicomSource;
 pub(super) use self::source::SourceSlice;
 pub(super) use self::stack::Plane;
 pub use self::synthetic::encode_mr_series;
-
-/// To which study, series and instance a file belongs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    pub study: Uid,
-    pub series: Uid,
-    pub instance: Uid,
-}
-
-/// Reads a file's identity, so that files can be gathered into series.
-///
-/// # Errors
-/// If it is no DICOM file, is damaged, or lacks one of the UIDs.
-pub fn identify(file: &Path) -> Result<Identity, CodecError> {
-    let header = Part10::open(file)?.header(file)?;
-    let uid = |tag: Tag, name: &str| {
-        let text = part10::text(&header, tag).unwrap_or_default();
-        Uid::parse(&text)
-            .map_err(|error| CodecError::malformed(file, "DICOM", format!("its {name} is {error}")))
-    };
-    Ok(Identity {
-        study: uid(tags::STUDY_INSTANCE_UID, "StudyInstanceUID")?,
-        series: uid(tags::SERIES_INSTANCE_UID, "SeriesInstanceUID")?,
-        instance: uid(tags::SOP_INSTANCE_UID, "SOPInstanceUID")?,
-    })
-}
 
 /// Reads the series that `files` hold: one case for each, ordered by series number; images without a
 /// place in space (radiographs, captures) are a case each. Segmentations, reports, structure sets and

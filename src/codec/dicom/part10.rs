@@ -126,7 +126,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 /// Walks group 0002 (always Explicit VR Little Endian); gives its end and the transfer syntax. The
 /// group length is not believed: several writers get it wrong.
-fn read_meta(path: &Path, bytes: &[u8]) -> Result<(usize, String), CodecError> {
+pub(super) fn read_meta(path: &Path, bytes: &[u8]) -> Result<(usize, String), CodecError> {
     let mut at = PREAMBLE + 4;
     let mut uid = None;
     while let Some(head) = bytes.get(at..at + 8) {

@@ -49,7 +49,7 @@ pub(super) fn close(data: &mut [u8]) {
 }
 
 /// Value representations with a 32-bit length in Explicit VR (PS3.5 table 7.1-1).
-fn is_long(vr: [u8; 2]) -> bool {
+pub(super) fn is_long(vr: [u8; 2]) -> bool {
     const LONG: [&[u8; 2]; 13] =
         [b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"];
     LONG.contains(&&vr)

@@ -2,11 +2,13 @@
 
 use dicom_core::value::DataSetSequence;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
-use dicom_object::InMemDicomObject;
+use dicom_dictionary_std::uids;
+use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 
+use crate::codec::CodecError;
 use crate::domain::Code;
 
-pub(super) fn put(
+pub(in crate::codec) fn put(
     object: &mut InMemDicomObject,
     tag: Tag,
     vr: VR,
@@ -16,7 +18,7 @@ pub(super) fn put(
 }
 
 /// Text cut to the `limit` characters its representation allows (PS3.5 table 6.2-1).
-pub(super) fn put_text(object: &mut InMemDicomObject, tag: Tag, vr: VR, text: &str) {
+pub(in crate::codec) fn put_text(object: &mut InMemDicomObject, tag: Tag, vr: VR, text: &str) {
     let limit = match vr {
         VR::SH | VR::CS => 16,
         VR::ST => 1024,
@@ -67,6 +69,20 @@ pub(super) fn code(value: &str, scheme: &str, meaning: &str) -> InMemDicomObject
 
 pub(super) fn code_of(concept: &Code) -> InMemDicomObject {
     code(&concept.value, &concept.scheme, &concept.meaning)
+}
+
+/// The object as a file (PS3.10), Explicit VR Little Endian.
+pub(in crate::codec) fn write(
+    object: InMemDicomObject,
+    format: &'static str,
+) -> Result<Vec<u8>, CodecError> {
+    let failed = |error: &dyn std::error::Error| CodecError::encode(format, error.to_string());
+    let file = object
+        .with_meta(FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN))
+        .map_err(|error| failed(&error))?;
+    let mut bytes = Vec::new();
+    file.write_all(&mut bytes).map_err(|error| failed(&error))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

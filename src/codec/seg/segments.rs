@@ -12,7 +12,7 @@ use crate::domain::{Label, Provenance};
 pub(super) const MANUFACTURER: &str = "cdal";
 
 /// All that is needed to compute the result again, in a form people and programs can read.
-pub(super) fn parameters(provenance: &Provenance) -> String {
+pub(in crate::codec) fn parameters(provenance: &Provenance) -> String {
     let mut text = format!(
         "bundle sha256={} steps={} votes={} seed={}",
         provenance.model_digest, provenance.steps, provenance.votes, provenance.seed

@@ -8,11 +8,12 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
+use crate::codec::dicom::series_in;
 use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, status};
 use crate::codec::part10;
 use crate::domain::Uid;
-use crate::ingest::{Received, Refusal, Sink};
-use crate::spool::durable::Incoming;
+use crate::durable::{Incoming, failpoint};
+use crate::ingest::{Hold, Received, Refusal, Sink};
 
 /// Of one object, at most this much is held in memory.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -46,7 +47,7 @@ struct Data {
 }
 
 enum Request {
-    Store(Object),
+    Store(Box<Object>),
     /// The rest is read and thrown away, then the answer is given.
     Refused(Command),
 }
@@ -56,6 +57,9 @@ struct Object {
     /// Made when the first megabyte is full, or at the end.
     file: Option<Incoming>,
     buffer: Vec<u8>,
+    hold: Option<Hold>,
+    /// The head is looked through for its series when so much of it is there.
+    next_look: usize,
 }
 
 /// Why an association ends.
@@ -84,9 +88,11 @@ impl<'a> Session<'a> {
         };
         let association = self.number;
         let released = matches!(end, End::Released);
+        let mut closing = None;
         match end {
             End::Released => {
                 let _ = self.association.send(&Pdu::ReleaseRP).await;
+                closing = Some(self.association);
                 tracing::debug!(association, "association released");
             }
             End::Aborted => tracing::warn!(association, "association aborted by the peer"),
@@ -98,6 +104,10 @@ impl<'a> Session<'a> {
         let sink = self.sink;
         let _ = tokio::task::spawn_blocking(move || sink.association_ended(association, released))
             .await;
+        // The peer closes the connection: who closes first may cut off the answer that is on its way.
+        if let Some(mut association) = closing {
+            let _ = tokio::time::timeout(self.config.artim_timeout, association.receive()).await;
+        }
     }
 
     /// Takes one PDU.
@@ -165,7 +175,7 @@ impl<'a> Session<'a> {
             }
             Command::StoreRequest { message_id, sop_class_uid, sop_instance_uid } => {
                 let request = match self.transfer_syntax(context, &sop_class_uid) {
-                    Some(transfer_syntax) => Request::Store(Object {
+                    Some(transfer_syntax) => Request::Store(Box::new(Object {
                         received: Received {
                             sop_class_uid,
                             sop_instance_uid,
@@ -174,7 +184,9 @@ impl<'a> Session<'a> {
                         },
                         file: None,
                         buffer: Vec::new(),
-                    }),
+                        hold: None,
+                        next_look: 1,
+                    })),
                     None => Request::Refused(Command::StoreResponse {
                         message_id,
                         status: status::SOP_CLASS_NOT_SUPPORTED,
@@ -216,6 +228,9 @@ impl<'a> Session<'a> {
                 Err(Refusal::TooLarge { max_object_bytes: limit })
             } else {
                 object.buffer.extend_from_slice(fragment);
+                if !is_last {
+                    object.look_for_series(self.sink.as_ref());
+                }
                 if object.buffer.len() >= BUFFER_BYTES && !is_last {
                     object.write(&self.sink).await
                 } else {
@@ -286,6 +301,16 @@ impl Data {
 }
 
 impl Object {
+    /// While the rest of an object is on its way, its series is not idle.
+    fn look_for_series(&mut self, sink: &dyn Sink) {
+        // A head that is not all there is looked through again when it has doubled, and no more once it is on the disk.
+        if self.hold.is_none() && self.file.is_none() && self.buffer.len() >= self.next_look {
+            self.next_look = 2 * self.buffer.len();
+            let series = series_in(&self.buffer, &self.received.transfer_syntax);
+            self.hold = series.and_then(|series| sink.receiving(&series));
+        }
+    }
+
     /// Moves the buffer to the disk.
     async fn write(&mut self, sink: &Arc<dyn Sink>) -> Result<(), Refusal> {
         let (sink, received) = (sink.clone(), self.received.clone());
@@ -299,7 +324,10 @@ impl Object {
         let (sink, received) = (sink.clone(), self.received.clone());
         let (file, buffer) = (self.file.take(), std::mem::take(&mut self.buffer));
         blocking(move || {
-            let file = append(sink.as_ref(), &received, file, &buffer)?.sync()?;
+            let file = append(sink.as_ref(), &received, file, &buffer)?;
+            failpoint::reach("ingest.written");
+            let file = file.sync()?;
+            failpoint::reach("ingest.synced");
             sink.store(&received, file)
         })
         .await

@@ -3,7 +3,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Storage;
+use super::{Network, Storage};
 use crate::domain::{Fault, duration};
 
 /// Section `[ingest.dicom]`.
@@ -16,10 +16,18 @@ pub struct Config {
     pub called_ae_title: CalledAeTitle,
     /// Calling AE titles that may associate; empty: all.
     pub allow: Vec<String>,
+    /// Addresses and networks that may connect, such as `10.0.0.0/24`; empty: all.
+    #[schemars(with = "Vec<String>")]
+    pub allow_addresses: Vec<Network>,
     pub storage: Storage,
     pub max_associations: usize,
     pub max_pdu_bytes: u32,
     pub max_object_bytes: u64,
+    /// Longest wait for an association request after a connection, and for its closing at the end (ARTIM, PS3.8
+    /// section 9.1.5).
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub artim_timeout: Duration,
     /// Longest silence inside a message.
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
@@ -69,10 +77,12 @@ impl Default for Config {
             ae_title: "CDAL".to_owned(),
             called_ae_title: CalledAeTitle::Own,
             allow: Vec::new(),
+            allow_addresses: Vec::new(),
             storage: Storage::Images,
             max_associations: 16,
             max_pdu_bytes: 128 << 10,
             max_object_bytes: 1 << 30,
+            artim_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),
             completion: Completion::default(),
@@ -112,6 +122,7 @@ impl Config {
             "must be from 16384 to 1048576",
         );
         check(self.max_object_bytes >= 1 << 10, "max_object_bytes", "must be at least 1024");
+        check(!self.artim_timeout.is_zero(), "artim_timeout", "must be longer than 0ms");
         check(!self.read_timeout.is_zero(), "read_timeout", "must be longer than 0ms");
         check(!self.idle_timeout.is_zero(), "idle_timeout", "must be longer than 0ms");
         check(!self.completion.idle.is_zero(), "completion.idle", "must be longer than 0ms");

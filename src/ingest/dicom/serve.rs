@@ -40,10 +40,10 @@ pub async fn serve(
     let rejections = Arc::new(Semaphore::new(MAX_REJECTIONS));
     let tasks = TaskTracker::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await; // file descriptors used up
@@ -51,6 +51,11 @@ pub async fn serve(
                 }
             },
         };
+        let networks = &config.allow_addresses;
+        if !networks.is_empty() && !networks.iter().any(|network| network.contains(peer.ip())) {
+            tracing::warn!(address = %peer.ip(), "connection closed: address not allowed");
+            continue;
+        }
         let _ = stream.set_nodelay(true);
         let (config, sink, shutdown) = (config.clone(), sink.clone(), shutdown.clone());
         if let Ok(place) = places.clone().try_acquire_owned() {
@@ -82,7 +87,7 @@ async fn handle(
         return reject(stream, config, ProviderReason::TemporaryCongestion).await;
     }
     let options = options(config);
-    let established = tokio::time::timeout(config.read_timeout, options.establish_async(stream));
+    let established = tokio::time::timeout(config.artim_timeout, options.establish_async(stream));
     let association = match established.await {
         Ok(Ok(association)) => association,
         Ok(Err(error)) => {
@@ -161,5 +166,5 @@ async fn reject(mut stream: TcpStream, config: &Config, reason: ProviderReason) 
             let _ = stream.read(&mut [0; 64]).await; // let the peer close first, so that it reads the answer
         }
     };
-    let _ = tokio::time::timeout(config.read_timeout.min(Duration::from_secs(5)), answer).await;
+    let _ = tokio::time::timeout(config.artim_timeout, answer).await;
 }

@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub mod chaos;
 pub mod daemon;
 pub mod dicom;
 pub mod http;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cdal::daemon::{JobError, Product, Worker};
+use cdal::daemon::{Claim, JobError, Product, Worker};
 use cdal::domain::Uid;
 use cdal::spool::DicomObject;
 
@@ -16,8 +16,9 @@ pub struct Stand {
 }
 
 impl Worker for Stand {
-    fn process(&mut self, files: &[PathBuf]) -> Result<Vec<Product>, JobError> {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
         std::thread::sleep(self.compute);
+        let files = &claim.files;
         let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap_or_default()).collect();
         Ok(vec![product(&format!("{names:?}"), files.len() as u16)])
     }
@@ -34,5 +35,30 @@ pub fn product(seed: &str, instance: u16) -> Product {
             transfer_syntax: uid(EXPLICIT_VR_LITTLE_ENDIAN),
         }),
         summary: format!("{instance} objects"),
+    }
+}
+
+/// Its products are the objects that came in, byte for byte: what was acknowledged can be compared with what arrives.
+pub struct Echo;
+
+impl Worker for Echo {
+    fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {
+        let echo = |file: &PathBuf| {
+            let bytes = std::fs::read(file).expect("a claimed file is there");
+            let object = dicom_object::from_reader(bytes.as_slice()).expect("it is DICOM");
+            let meta = object.meta();
+            let sop = uid(meta.media_storage_sop_instance_uid());
+            Product {
+                name: format!("{sop}.dcm"),
+                dicom: Some(DicomObject {
+                    sop_class_uid: uid(meta.media_storage_sop_class_uid()),
+                    sop_instance_uid: sop,
+                    transfer_syntax: uid(meta.transfer_syntax()),
+                }),
+                bytes,
+                summary: String::new(),
+            }
+        };
+        Ok(claim.files.iter().map(echo).collect())
     }
 }

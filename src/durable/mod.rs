@@ -1,17 +1,35 @@
 //! Files that are either there in whole, on the disk, or not there at all.
 //!
-//! temp file in the same file system → fsync → rename → fsync of the directory. The spool, the folder
-//! destination and the workstation all write this way.
+//! temp file in the same file system → fsync → rename → fsync of the directory. Whatever this program leaves behind
+//! is written this way: the spool, the folders of `cdal workstation` and of destinations, results, checkpoints.
+//! [`failpoint`] lets a test cut the power between any two steps.
+
+pub mod failpoint;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-use super::SpoolError;
+/// What the disk refused. Nothing half-written is left under the name that was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}: {source}; check that the disk is there, writable and not full")]
+pub struct DurableError {
+    pub action: &'static str,
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+impl DurableError {
+    /// For `map_err`.
+    pub fn of(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self { action, path, source }
+    }
+}
 
 /// Ends every temp file's name, so that a start after a crash can tell what to remove.
 pub const PART_SUFFIX: &str = ".part";
@@ -36,19 +54,21 @@ pub struct Synced {
 impl Incoming {
     /// # Errors
     /// If no file can be made in `directory`.
-    pub fn create(directory: &Path) -> Result<Self, SpoolError> {
+    pub fn create(directory: &Path) -> Result<Self, DurableError> {
         let file = tempfile::Builder::new()
             .suffix(PART_SUFFIX)
             .permissions(fs::Permissions::from_mode(0o666)) // less what the umask takes
             .tempfile_in(directory)
-            .map_err(SpoolError::io("create a temporary file in", directory))?;
+            .map_err(DurableError::of("create a temporary file in", directory))?;
         Ok(Self { file, hash: Sha256::new(), bytes: 0 })
     }
 
     /// # Errors
     /// If the disk refuses.
-    pub fn write(&mut self, data: &[u8]) -> Result<(), SpoolError> {
-        self.file.write_all(data).map_err(SpoolError::io("write", self.file.path()))?;
+    pub fn write(&mut self, data: &[u8]) -> Result<(), DurableError> {
+        failpoint::call("disk.write")
+            .and_then(|()| self.file.write_all(data))
+            .map_err(DurableError::of("write", self.file.path()))?;
         self.hash.update(data);
         self.bytes += data.len() as u64;
         Ok(())
@@ -66,8 +86,10 @@ impl Incoming {
 
     /// # Errors
     /// If the disk refuses.
-    pub fn sync(self) -> Result<Synced, SpoolError> {
-        self.file.as_file().sync_all().map_err(SpoolError::io("sync", self.file.path()))?;
+    pub fn sync(self) -> Result<Synced, DurableError> {
+        failpoint::call("disk.sync")
+            .and_then(|()| self.file.as_file().sync_all())
+            .map_err(DurableError::of("sync", self.file.path()))?;
         Ok(Synced {
             path: self.file.into_temp_path(),
             sha256: hex(&self.hash.finalize()),
@@ -86,11 +108,11 @@ impl Synced {
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn persist(self, target: &Path) -> Result<(), SpoolError> {
-        self.path
-            .persist(target)
-            .map_err(|error| SpoolError::io("rename to", target)(error.error))?;
-        sync_directory(target.parent().unwrap_or(Path::new(".")))
+    pub fn persist(self, target: &Path) -> Result<(), DurableError> {
+        failpoint::call("disk.rename")
+            .and_then(|()| self.path.persist(target).map_err(|error| error.error))
+            .map_err(DurableError::of("rename to", target))?;
+        sync_directory(folder_of(target))
     }
 
     /// Persists under `name` in `directory`. The same content already there is left alone; other content
@@ -98,7 +120,7 @@ impl Synced {
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn persist_beside(self, directory: &Path, name: &str) -> Result<PathBuf, SpoolError> {
+    pub fn persist_beside(self, directory: &Path, name: &str) -> Result<PathBuf, DurableError> {
         let nifti = name.strip_suffix(".nii.gz").map(|stem| (stem, "nii.gz"));
         let (stem, extension) = nifti.or(name.rsplit_once('.')).unwrap_or((name, "dcm"));
         let other = format!("{stem}-{}.{extension}", &self.sha256[..16]);
@@ -112,20 +134,43 @@ impl Synced {
                     }
                     path = error.path;
                 }
-                Err(error) => return Err(SpoolError::io("rename to", target)(error.error)),
+                Err(error) => return Err(DurableError::of("rename to", target)(error.error)),
             }
         }
         let full = directory.join(format!("{stem}-{}.{extension}", self.sha256));
-        path.persist(&full).map_err(|error| SpoolError::io("rename to", &full)(error.error))?;
+        path.persist(&full).map_err(|error| DurableError::of("rename to", &full)(error.error))?;
         sync_directory(directory).map(|()| full)
     }
+}
+
+/// Writes a file in place of what may be there.
+///
+/// # Errors
+/// If the disk refuses; what was there is then still there.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+    write_together(&[(path.to_owned(), bytes.to_owned())])
+}
+
+/// Writes files that belong together: none gets its name before all are whole on the disk.
+///
+/// # Errors
+/// If the disk refuses, or a folder has one of the names.
+pub fn write_together(files: &[(PathBuf, Vec<u8>)]) -> Result<(), DurableError> {
+    let mut whole = Vec::with_capacity(files.len());
+    for (path, bytes) in files {
+        if path.is_dir() {
+            return Err(DurableError::of("write", path)(io::ErrorKind::IsADirectory.into()));
+        }
+        whole.push((path, write(folder_of(path), bytes)?));
+    }
+    whole.into_iter().try_for_each(|(path, synced)| synced.persist(path))
 }
 
 /// Writes `bytes` as a synced temp file in `directory`.
 ///
 /// # Errors
 /// If the disk refuses.
-pub fn write(directory: &Path, bytes: &[u8]) -> Result<Synced, SpoolError> {
+pub fn write(directory: &Path, bytes: &[u8]) -> Result<Synced, DurableError> {
     let mut incoming = Incoming::create(directory)?;
     incoming.write(bytes)?;
     incoming.sync()
@@ -135,28 +180,32 @@ pub fn write(directory: &Path, bytes: &[u8]) -> Result<Synced, SpoolError> {
 ///
 /// # Errors
 /// If the disk refuses.
-pub fn create_directory(path: &Path) -> Result<(), SpoolError> {
-    fs::create_dir_all(path).map_err(SpoolError::io("create", path))?;
-    sync_directory(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+pub fn create_directory(path: &Path) -> Result<(), DurableError> {
+    fs::create_dir_all(path).map_err(DurableError::of("create", path))?;
+    sync_directory(folder_of(path))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// # Errors
 /// If the disk refuses.
-pub fn sync_directory(path: &Path) -> Result<(), SpoolError> {
-    File::open(path).and_then(|d| d.sync_all()).map_err(SpoolError::io("sync directory", path))
+pub fn sync_directory(path: &Path) -> Result<(), DurableError> {
+    File::open(path).and_then(|d| d.sync_all()).map_err(DurableError::of("sync directory", path))
 }
 
 /// Removes what a crash left half written in `directory`.
 ///
 /// # Errors
 /// If the disk refuses.
-pub fn remove_parts(directory: &Path) -> Result<usize, SpoolError> {
+pub fn remove_parts(directory: &Path) -> Result<usize, DurableError> {
     let mut removed = 0;
-    let entries = fs::read_dir(directory).map_err(SpoolError::io("list", directory))?;
+    let entries = fs::read_dir(directory).map_err(DurableError::of("list", directory))?;
     for entry in entries.flatten() {
         let path = entry.path();
         if path.to_string_lossy().ends_with(PART_SUFFIX) {
-            fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
+            fs::remove_file(&path).map_err(DurableError::of("remove", &path))?;
             removed += 1;
         }
     }
@@ -165,12 +214,12 @@ pub fn remove_parts(directory: &Path) -> Result<usize, SpoolError> {
 
 /// # Errors
 /// If the file cannot be read.
-pub fn sha256_of_file(path: &Path) -> Result<String, SpoolError> {
+pub fn sha256_of_file(path: &Path) -> Result<String, DurableError> {
     let mut hash = Sha256::new();
-    let mut file = File::open(path).map_err(SpoolError::io("open", path))?;
+    let mut file = File::open(path).map_err(DurableError::of("open", path))?;
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match std::io::Read::read(&mut file, &mut buffer).map_err(SpoolError::io("read", path))? {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(DurableError::of("read", path))? {
             0 => return Ok(hex(&hash.finalize())),
             count => hash.update(&buffer[..count]),
         }
@@ -215,6 +264,19 @@ mod tests {
         assert_eq!(fs::read(first).unwrap(), b"one");
         assert_eq!(fs::read(second).unwrap(), b"two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn files_that_belong_together_are_all_there_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("taken")).unwrap();
+        let files = |names: [&str; 2]| names.map(|name| (path(name), name.as_bytes().to_vec()));
+        let error = write_together(&files(["a", "taken"])).unwrap_err();
+        assert!(error.to_string().contains("taken"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the folder");
+        write_together(&files(["a", "b"])).unwrap();
+        assert_eq!(fs::read(path("b")).unwrap(), b"b");
     }
 
     #[test]

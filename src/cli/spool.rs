@@ -1,0 +1,266 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::ExitStatus;
+use crate::config;
+use crate::domain::duration;
+use crate::spool::{DeliveryState, Desk, Item, JobReport, JobState, Letter, SpoolError, now_ms};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// What waits for a person, and each destination's account
+    List {
+        #[command(flatten)]
+        at: At,
+        /// Also what goes its way and what is done
+        #[arg(long)]
+        all: bool,
+        /// One JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// One job with its deliveries
+    Show {
+        #[command(flatten)]
+        at: At,
+        /// Job
+        id: String,
+        /// With the UIDs of its series, objects and results
+        #[arg(long)]
+        uids: bool,
+        /// One JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run failed and quarantined jobs again, send dead letters again
+    Retry {
+        #[command(flatten)]
+        at: At,
+        /// Jobs and deliveries
+        #[arg(required_unless_present = "all")]
+        ids: Vec<String>,
+        /// Everything that failed; what is in quarantine has to be named
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+    },
+    /// Give up jobs and deliveries for good
+    Drop {
+        #[command(flatten)]
+        at: At,
+        /// Jobs and deliveries
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct At {
+    /// The daemon's configuration file; a later one wins over an earlier one
+    #[arg(long, required = true)]
+    config: Vec<PathBuf>,
+}
+
+impl At {
+    fn desk(&self) -> anyhow::Result<Desk> {
+        let files: Vec<_> = self.config.iter().map(PathBuf::as_path).collect();
+        Ok(Desk::open(config::load(&files)?.settings.spool)?)
+    }
+}
+
+const FOR_A_PERSON: [JobState; 2] = [JobState::Failed, JobState::Quarantined];
+const ANY_JOB: [JobState; 8] = [
+    JobState::Received,
+    JobState::Ready,
+    JobState::Running,
+    JobState::Done,
+    JobState::Failed,
+    JobState::Quarantined,
+    JobState::Superseded,
+    JobState::Dropped,
+];
+const ANY_DELIVERY: [DeliveryState; 4] =
+    [DeliveryState::Pending, DeliveryState::Sent, DeliveryState::Dead, DeliveryState::Dropped];
+
+/// # Errors
+/// If there is no spool, or an id names nothing that can be retried or dropped. Ids before it are done.
+pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
+    match args.action {
+        Action::List { at, all, json } => list(&at.desk()?, all, json)?,
+        Action::Show { at, id, uids, json } => show(&at.desk()?, &id, uids, json)?,
+        Action::Retry { at, ids, all } => {
+            let desk = at.desk()?;
+            let items = if all { what_failed(&desk)? } else { parse(&ids)? };
+            each(&items, "will be tried again", |item| desk.retry(item))?;
+        }
+        Action::Drop { at, ids } => {
+            let desk = at.desk()?;
+            each(&parse(&ids)?, "given up", |item| desk.drop(item))?;
+        }
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn parse(ids: &[String]) -> anyhow::Result<Vec<Item>> {
+    ids.iter().map(|id| Ok(Item::parse(id)?)).collect()
+}
+
+fn what_failed(desk: &Desk) -> anyhow::Result<Vec<Item>> {
+    let jobs = desk.jobs(&[JobState::Failed])?.into_iter().map(|job| Item::Job(job.id));
+    let letters = desk.letters(&[DeliveryState::Dead], None)?;
+    Ok(jobs.chain(letters.into_iter().map(|letter| Item::Delivery(letter.id))).collect())
+}
+
+fn each(
+    items: &[Item],
+    done: &str,
+    act: impl Fn(&Item) -> Result<(), SpoolError>,
+) -> anyhow::Result<()> {
+    for item in items {
+        act(item).with_context(|| item.to_string())?;
+        eprintln!("{item}: {done}");
+    }
+    if items.is_empty() {
+        eprintln!("nothing to do");
+    }
+    Ok(())
+}
+
+fn list(desk: &Desk, all: bool, json: bool) -> anyhow::Result<()> {
+    let usage = desk.usage()?;
+    let count = desk.count()?;
+    let jobs = desk.jobs(if all { &ANY_JOB } else { &FOR_A_PERSON })?;
+    let letters = desk.letters(if all { &ANY_DELIVERY } else { &[DeliveryState::Dead] }, None)?;
+    let statements = desk.statements()?;
+    if json {
+        let report = json!({
+            "usage": usage,
+            "count": {
+                "received": count.received, "ready": count.ready, "running": count.running,
+                "failed": count.failed, "quarantined": count.quarantined,
+                "pending_deliveries": count.pending_deliveries, "dead_deliveries": count.dead_deliveries,
+            },
+            "jobs": jobs.iter().map(job_json).collect::<Vec<_>>(),
+            "deliveries": letters.iter().map(letter_json).collect::<Vec<_>>(),
+            "destinations": statements,
+        });
+        println!("{report}");
+        return Ok(());
+    }
+    println!("{} bytes used, {} bytes free", usage.used_bytes, usage.free_bytes);
+    println!(
+        "jobs: {} received, {} ready, {} running, {} failed, {} in quarantine",
+        count.received, count.ready, count.running, count.failed, count.quarantined
+    );
+    jobs.iter().for_each(print_job);
+    println!("deliveries: {} pending, {} dead", count.pending_deliveries, count.dead_deliveries);
+    letters.iter().for_each(print_letter);
+    for account in statements {
+        println!(
+            "destination {}: {} sent ({} bytes) in {} attempts, {} pending ({} bytes), {} dead, {} given up",
+            account.destination,
+            account.sent,
+            account.sent_bytes,
+            account.attempts,
+            account.pending,
+            account.pending_bytes,
+            account.dead,
+            account.dropped
+        );
+    }
+    Ok(())
+}
+
+fn show(desk: &Desk, id: &str, uids: bool, json: bool) -> anyhow::Result<()> {
+    let Item::Job(job) = Item::parse(id)? else {
+        bail!("{id}: give a job; `cdal spool list --all` shows them");
+    };
+    let report = desk.job(&job)?.ok_or_else(|| SpoolError::Unknown { id: id.to_owned() })?;
+    let letters = desk.letters(&ANY_DELIVERY, Some(&job))?;
+    let identity = uids.then(|| desk.identity(&job)).transpose()?;
+    if json {
+        let mut value = job_json(&report);
+        value["deliveries"] = letters.iter().map(letter_json).collect();
+        if let Some(identity) = identity {
+            value["uids"] = serde_json::to_value(identity)?;
+        }
+        println!("{value}");
+        return Ok(());
+    }
+    print_job(&report);
+    letters.iter().for_each(print_letter);
+    if let Some(identity) = identity {
+        println!("  series {}", identity.series);
+        identity.instances.iter().for_each(|uid| println!("  object {uid}"));
+        identity.products.iter().for_each(|uid| println!("  result {uid}"));
+    }
+    Ok(())
+}
+
+fn job_json(job: &JobReport) -> Value {
+    json!({
+        "id": job.id.as_str(), "state": job.state.as_str(), "revision": job.revision,
+        "attempts": job.attempts, "objects": job.objects, "reason": job.reason,
+        "last_received_ms": job.last_received_ms, "finished_ms": job.finished_ms,
+        "queue_ms": job.queue_ms, "compute_ms": job.compute_ms,
+    })
+}
+
+fn letter_json(letter: &Letter) -> Value {
+    json!({
+        "id": letter.id, "job": letter.job.as_str(), "destination": letter.destination,
+        "state": letter.state.as_str(), "bytes": letter.bytes, "attempts": letter.attempts,
+        "created_ms": letter.created_ms, "reason": letter.reason,
+    })
+}
+
+fn print_job(job: &JobReport) {
+    println!(
+        "  job {}: {}, revision {}, {} objects, last one {} ago{}",
+        job.id,
+        job.state.as_str(),
+        job.revision,
+        job.objects,
+        age(job.last_received_ms),
+        because(job.reason.as_deref())
+    );
+}
+
+fn print_letter(letter: &Letter) {
+    println!(
+        "  delivery {} of job {} to {}: {}, {} bytes, {} attempts, made {} ago{}",
+        letter.id,
+        letter.job,
+        letter.destination,
+        letter.state.as_str(),
+        letter.bytes,
+        letter.attempts,
+        age(letter.created_ms),
+        because(letter.reason.as_deref())
+    );
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
+}
+
+fn age(since_ms: i64) -> String {
+    let seconds = now_ms().saturating_sub(since_ms).max(0).cast_unsigned() / 1000;
+    // One unit is enough to see which is older.
+    let rounded = match seconds {
+        0..120 => seconds,
+        120..7200 => seconds / 60 * 60,
+        7200..172_800 => seconds / 3600 * 3600,
+        _ => seconds / 86_400 * 86_400,
+    };
+    duration::format(Duration::from_secs(rounded))
+}
