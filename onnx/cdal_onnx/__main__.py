@@ -32,6 +32,8 @@ def main() -> int:
     artifacts.add_argument("--checkpoint", type=Path, help="first weights; without it they are drawn")
     artifacts.add_argument("--seed", type=int, default=0, help="of the first weights")
     artifacts.add_argument("--betas", type=float, nargs=2, default=(0.5, 0.9), help="of Adam")
+    artifacts.add_argument("--freeze", action="append", default=[], metavar="PATTERN",
+                           help="published names that are not trained, such as 'all_modules.3.*'; may be repeated")
     artifacts.add_argument("--epsilon", type=float, default=1e-8,
                            help="of Adam; with one that dwarfs the gradients and betas 0 0 it is plain gradient descent")
     artifacts.add_argument("--adversary", action="store_true", help="with the discriminator's session as well")
@@ -39,6 +41,11 @@ def main() -> int:
     artifacts.add_argument("--adversary-checkpoint", type=Path, help="its first weights; without it they are drawn")
     artifacts.add_argument("--adversarial-term", action="store_true", help="the generator's loss sees the discriminator")
     artifacts.add_argument("--out", required=True, type=Path)
+
+    weights = commands.add_parser("weights", help="recover the weights of a bundle from its graphs")
+    weights.add_argument("--bundle", required=True, type=Path)
+    weights.add_argument("--parameters", required=True, type=Path, help="parameters.json of the network")
+    weights.add_argument("--out", required=True, type=Path, help="a .safetensors file")
 
     literal = commands.add_parser("literal", help="write the unsplit generator, the benchmarks' yardstick")
     literal.add_argument("--checkpoint", type=Path, help="without it the weights are drawn")
@@ -55,8 +62,8 @@ def main() -> int:
 
     arguments = parser.parse_args()
     try:
-        return {"export": _export, "artifacts": _artifacts, "literal": _literal, "initial": _initial, "runtime": _runtime}[
-            arguments.command](arguments)
+        return {"export": _export, "artifacts": _artifacts, "weights": _weights, "literal": _literal, "initial": _initial,
+                "runtime": _runtime}[arguments.command](arguments)
     except Refused as refused:
         print(f"cdal_onnx: {refused}", file=sys.stderr)
         return 1
@@ -90,7 +97,18 @@ def _artifacts(a: argparse.Namespace) -> int:
     its_adam = artifacts.Adam(tuple(a.adversary_betas), a.epsilon)
     adversary = artifacts.Adversary(loaded[1], its_adam, a.adversarial_term) if a.adversary else None
     recipe = export.recipe(a.preset, p, export.Card(a.preset, "0.0.0", "", "", ""))
-    artifacts.write(p, loaded[0], a.out, a.seed, artifacts.Adam(tuple(a.betas), a.epsilon), recipe, adversary)
+    artifacts.write(p, loaded[0], a.out, a.seed, artifacts.Adam(tuple(a.betas), a.epsilon), recipe, adversary,
+                    a.freeze)
+    print(a.out)
+    return 0
+
+
+def _weights(a: argparse.Namespace) -> int:
+    from safetensors.numpy import save_file
+
+    from . import parameters, recover
+
+    save_file(recover.weights(a.bundle, parameters.load(a.parameters)), a.out)
     print(a.out)
     return 0
 

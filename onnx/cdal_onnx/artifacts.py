@@ -5,11 +5,13 @@ Made offline, once per network and batch shape; the training itself is `cdal tra
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
 import sys
 import tempfile
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,11 +143,12 @@ def _mean_softplus(g: TrainingGraph, x: str) -> str:
 
 
 def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, seed: int, adam: Adam, recipe: str,
-          adversary: Adversary | None = None) -> None:
+          adversary: Adversary | None = None, freeze: Sequence[str] = ()) -> None:
     """Writes the artifacts of a run to `folder`, whole or not at all: the generator's training session, and in
     `discriminator/` that of its adversary, if it has one.
 
-    `parameters.safetensors` beside each holds the first weights, whose keys and shapes are the trainable ones;
+    `parameters.safetensors` beside each holds the first weights, whose keys and shapes are the trainable ones, and
+    `frozen.safetensors` those of the generator whose published names match a pattern of `freeze`, if any;
     `recipe.toml` says how images become network input.
     """
     if folder.exists():
@@ -154,7 +157,7 @@ def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, se
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".artifacts-"))
     try:
         graph = generator_training_graph(parameters, state, seed, adversary is not None and adversary.in_generators_loss)
-        _session("generator", graph, generator_graph(TrainingGraph(graph.state), parameters), adam, scratch)
+        _session("generator", graph, generator_graph(TrainingGraph(graph.state), parameters), adam, scratch, freeze)
         if adversary:
             graph = discriminator_training_graph(parameters, adversary.state, seed)
             beside = scratch / "discriminator"
@@ -167,20 +170,37 @@ def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, se
         raise
 
 
-def _session(name: str, training: TrainingGraph, evaluation: Graph, adam: Adam, folder: Path) -> None:
+def frozen_keys(keys: set[str], patterns: Sequence[str]) -> set[str]:
+    """The keys that match one of the patterns; a pattern that matches none, or all of them together, is refused."""
+    frozen = set()
+    for pattern in patterns:
+        matching = {key for key in keys if fnmatch.fnmatchcase(key, pattern)}
+        if not matching:
+            raise Refused(f"freeze: no weights are named like {pattern!r}; names are such as {min(keys)!r}")
+        frozen |= matching
+    if frozen == keys:
+        raise Refused("freeze: the patterns leave nothing to train")
+    return frozen
+
+
+def _session(name: str, training: TrainingGraph, evaluation: Graph, adam: Adam, folder: Path,
+             freeze: Sequence[str] = ()) -> None:
     """Graphs, checkpoint and first weights of one training session; `evaluation` is what its EvalStep runs."""
     training.refuse_unused(f"training artifacts of the {name}")
     artifacts = _artifacts_module()
     from onnxruntime.training import onnxblock
 
     optimizer = onnxblock.optim.AdamW(betas=adam.betas, eps=adam.epsilon, weight_decay=0.0)
-    trained = sorted(training.used)
+    frozen = frozen_keys(training.used, freeze)
+    trained = sorted(training.used - frozen)
     artifacts.generate_artifacts(training.model(f"cdal_{name}_training"), requires_grad=trained, optimizer=optimizer,
                                  artifact_directory=str(folder), loss=_first_output(onnxblock),
                                  additional_output_names=[output.name for output in training.outputs[1:]])
-    order = [value.name for value in onnx.load(folder / "training_model.onnx").graph.input if value.name in training.used]
+    order = [value.name for value in onnx.load(folder / "training_model.onnx").graph.input if value.name in trained]
     onnx.save(_with_weights_as_inputs(evaluation.model(f"cdal_{name}"), order, training.state), folder / "eval_model.onnx")
     save_file({key: training.state[key] for key in trained}, folder / "parameters.safetensors")
+    if frozen:
+        save_file({key: training.state[key] for key in sorted(frozen)}, folder / "frozen.safetensors")
 
 
 def _with_weights_as_inputs(model: onnx.ModelProto, order: list[str], state: dict[str, np.ndarray]) -> onnx.ModelProto:

@@ -165,7 +165,7 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
     }
     let is_configuration = error.is::<Misconfigured>()
         || error.is::<ConfigError>()
-        || matches!(error.downcast_ref(), Some(TrainError::Config(_)));
+        || matches!(error.downcast_ref(), Some(TrainError::Config(_) | TrainError::Changed { .. }));
     if is_configuration { ExitStatus::Configuration } else { ExitStatus::JobFailed }
 }
 

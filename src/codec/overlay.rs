@@ -107,9 +107,51 @@ pub fn pair(
     Ok([encode(&one(masks[0])?)?, encode(&one(masks[1])?)?])
 }
 
+/// Image, truth, result and the votes' disagreement side by side, a row for each of a few slices, as an RGB PNG.
+///
+/// # Errors
+/// As [`png`].
+pub fn panels(
+    volume: &Volume,
+    truth: &Array3<u8>,
+    found: &Segmentation,
+    labels: &[Label],
+) -> Result<Vec<u8>, CodecError> {
+    const ROWS: usize = 4;
+    let mut either = truth.clone();
+    if found.mask.dim() == either.dim() {
+        either.zip_mut_with(&found.mask, |a, &b| *a |= b);
+    }
+    let disagreement = disagreement(&found.agreement);
+    let layers = [
+        Layer::Nothing,
+        Layer::Labels(truth, labels),
+        Layer::Labels(&found.mask, labels),
+        Layer::Heat(&disagreement),
+    ];
+    let shown = thin(slices_to_show(&either), ROWS);
+    let tiles = shown.iter().flat_map(|&slice| layers.map(|layer| (slice, layer))).collect();
+    let side = if truth.dim().0 == 1 { SINGLE_SIDE / 2.0 } else { TILE_SIDE };
+    encode(&montage(volume, tiles, layers.len(), side)?)
+}
+
+/// One layer over the slices `shown`, as near to a square as they go.
 fn draw(volume: &Volume, shown: &[usize], layer: Layer<'_>) -> Result<Array3<u8>, CodecError> {
+    let side = if volume.samples.dim().1 == 1 { SINGLE_SIDE } else { TILE_SIDE };
+    let across = (1..=shown.len()).find(|n| n * n >= shown.len()).unwrap_or(1);
+    montage(volume, shown.iter().map(|&slice| (slice, layer)).collect(), across, side)
+}
+
+/// Slices with what is drawn over each, `across` in a row, the longer side of each `side` pixels.
+fn montage(
+    volume: &Volume,
+    tiles: Vec<(usize, Layer<'_>)>,
+    across: usize,
+    side: f64,
+) -> Result<Array3<u8>, CodecError> {
     let (channels, slices, rows, columns) = volume.samples.dim();
-    if let Some(shape) = layer.shape().filter(|shape| *shape != [slices, rows, columns]) {
+    let shapes = tiles.iter().filter_map(|(_, layer)| layer.shape());
+    if let Some(shape) = shapes.into_iter().find(|shape| **shape != [slices, rows, columns]) {
         return Err(CodecError::Shape {
             what: "the mask's size",
             found: shape.to_vec(),
@@ -117,16 +159,13 @@ fn draw(volume: &Volume, shown: &[usize], layer: Layer<'_>) -> Result<Array3<u8>
         });
     }
     let (black, white) = display_range(volume, channels);
-    let side = if slices == 1 { SINGLE_SIDE } else { TILE_SIDE };
     let (tile_rows, tile_columns) = tile_size(volume, rows, columns, side);
-
-    let across = (1..=shown.len()).find(|n| n * n >= shown.len()).unwrap_or(1);
-    let down = shown.len().div_ceil(across);
+    let down = tiles.len().div_ceil(across);
     let width = across * (tile_columns + GAP) - GAP;
     let height = down * (tile_rows + GAP) - GAP;
     let [flip_columns, flip_rows] = flips(volume);
     let mut picture = Array3::<u8>::zeros([height, width, 3]);
-    for (tile, &slice) in shown.iter().enumerate() {
+    for (tile, (slice, layer)) in tiles.into_iter().enumerate() {
         let top = tile / across * (tile_rows + GAP);
         let left = tile % across * (tile_columns + GAP);
         let image = volume.samples.index_axis(Axis(1), slice);
@@ -161,10 +200,14 @@ fn slices_to_show(mask: &Array3<u8>) -> Vec<usize> {
     let marked: Vec<bool> = mask.outer_iter().map(|slice| slice.iter().any(|&v| v != 0)).collect();
     let near = |k: usize| (k.saturating_sub(1)..=k + 1).any(|n| marked.get(n) == Some(&true));
     let shown: Vec<usize> = (0..marked.len()).filter(|&k| near(k)).collect();
-    match shown.len() {
-        0 => vec![marked.len() / 2],
-        n if n <= MAX_TILES => shown,
-        n => (0..MAX_TILES).map(|tile| shown[tile * (n - 1) / (MAX_TILES - 1)]).collect(),
+    if shown.is_empty() { vec![marked.len() / 2] } else { thin(shown, MAX_TILES) }
+}
+
+/// At most `most` (at least 2), evenly among them.
+fn thin(slices: Vec<usize>, most: usize) -> Vec<usize> {
+    match slices.len() {
+        n if n <= most => slices,
+        n => (0..most).map(|tile| slices[tile * (n - 1) / (most - 1)]).collect(),
     }
 }
 
@@ -335,6 +378,26 @@ mod tests {
         let views = views(&volume(1), &segmentation, &[red()]).unwrap();
         let yellow = |bytes: &[u8]| decoded(bytes).2.chunks(3).any(|p| p == [255, 255, 0]);
         assert_eq!(views.each_ref().map(|view| yellow(view)), [false, false, true]);
+    }
+
+    #[test]
+    fn panels_show_image_truth_result_and_doubt_in_this_order() {
+        let mut truth = Array3::zeros([9, 50, 35]);
+        truth.slice_mut(ndarray::s![1..8, 10..20, 10..20]).fill(1);
+        let found = Segmentation {
+            mask: Array3::zeros([9, 50, 35]),
+            agreement: Array4::from_elem([1, 9, 50, 35], 0.5),
+        };
+        let bytes = panels(&volume(9), &truth, &found, &[red()]).unwrap();
+        let (width, height, pixels) = decoded(&bytes);
+        assert_eq!((width, height), (4 * 181 - 2, 4 * 258 - 2), "four of nine slices");
+        let has = |panel: u32, colour: [u8; 3]| {
+            let inside = |at: usize| (at as u32 % width) / 181 == panel;
+            pixels.chunks(3).enumerate().any(|(at, pixel)| inside(at) && pixel == colour)
+        };
+        assert_eq!([0, 1, 2, 3].map(|panel| has(panel, [255, 0, 0])), [false, true, false, false]);
+        assert!(has(3, [255, 255, 0]));
+        assert!(panels(&volume(8), &truth, &found, &[red()]).is_err());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) fn check(
             Err(error) => error,
         };
         let message = error.inner().to_string();
+        // What follows repeats the key, on lines of its own.
+        let message = message.lines().next().unwrap_or_default().to_owned();
         let mut key = error.path().to_string();
         if key == "." {
             key.clear();

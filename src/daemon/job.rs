@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use crate::http::{Model, Pictures};
+use crate::http::{Drawing, Model};
 use crate::spool::{Claim, Product};
 
 /// Makes products of a series. One thread owns it and calls it for one job at a time.
@@ -25,9 +25,6 @@ pub trait Worker: Send + 'static {
         None
     }
 }
-
-/// A case that can be drawn.
-pub type Drawing = Box<dyn FnOnce() -> Option<Pictures> + Send>;
 
 impl<W: Worker + ?Sized> Worker for Box<W> {
     fn process(&mut self, claim: &Claim) -> Result<Vec<Product>, JobError> {

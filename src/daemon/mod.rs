@@ -26,7 +26,7 @@ use crate::tls::TlsError;
 use crate::{deliver, http, ingest, spool};
 
 pub use crate::spool::{Claim, Product};
-pub use job::{Drawing, JobError, Worker};
+pub use job::{JobError, Worker};
 pub use run::{Daemon, Drained, Health, Phase};
 pub use segment::{Choice, Extra, Results, SegmentWorker};
 pub use service::ServiceManager;

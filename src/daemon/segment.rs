@@ -7,13 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{Drawing, JobError, Worker};
+use super::{JobError, Worker};
 use crate::codec::{
     self, Case, CodecError, DicomSource, Source, capture, mask_png, nifti, overlay, seg,
 };
 use crate::domain::{Fault, Segmentation, Uid, Volume};
 use crate::engine::EngineError;
-use crate::http::{Ask, Description, InferError, Model, Pictures};
+use crate::http::{Ask, Description, Drawing, InferError, Model, Pictures};
 use crate::segmenter::{Outcome, Request, Segmenter, SegmenterError};
 use crate::spool::{Claim, DicomObject, Product};
 use crate::telemetry::{Stage, metrics};

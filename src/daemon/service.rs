@@ -25,7 +25,11 @@ impl ServiceManager {
             Some(name) => SocketAddr::from_abstract_name(name),
             None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(socket)),
         };
-        let link = address.and_then(|address| Ok((UnixDatagram::unbound()?, address)));
+        let link = address.and_then(|address| {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_nonblocking(true)?; // a manager that does not listen must not stop the daemon
+            Ok((socket, address))
+        });
         let link =
             link.inspect_err(|error| tracing::warn!(%error, "no word to the service manager"));
         Self { link: link.ok(), watchdog }

@@ -1,5 +1,5 @@
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::spool::JobId;
@@ -8,11 +8,20 @@ use crate::spool::JobId;
 const KEPT: usize = 12;
 
 /// Pictures of the last cases, for the status page. In memory only; they are no results.
-#[derive(Debug, Default)]
-pub struct Gallery {
-    shown: Mutex<VecDeque<(JobId, Arc<Pictures>)>>,
-    drawing: AtomicBool,
+#[derive(Default)]
+pub struct Gallery(Mutex<Wall>);
+
+#[derive(Default)]
+struct Wall {
+    shown: VecDeque<(JobId, Arc<Pictures>)>,
+    /// A thread is drawing.
+    drawing: bool,
+    /// To be drawn next.
+    waiting: Option<(JobId, Drawing)>,
 }
+
+/// A case that can be drawn.
+pub type Drawing = Box<dyn FnOnce() -> Option<Pictures> + Send>;
 
 /// PNG files of the same slices: the image alone, with the mask, with the votes' disagreement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,45 +32,88 @@ pub struct Pictures {
 }
 
 impl Gallery {
-    /// Draws a case on a thread of its own. While one is being drawn, others are passed over: pictures must not hold
-    /// up cases.
-    pub fn draw(
-        self: &Arc<Self>,
-        job: JobId,
-        drawing: impl FnOnce() -> Option<Pictures> + Send + 'static,
-    ) {
-        if self.drawing.swap(true, Ordering::AcqRel) {
+    /// Draws a case on a thread of its own. While one is being drawn only the newest of the others waits: pictures must
+    /// neither hold up cases nor gather them in memory.
+    pub fn draw(self: &Arc<Self>, job: JobId, drawing: Drawing) {
+        let mut wall = self.wall();
+        wall.waiting = Some((job, drawing));
+        if wall.drawing {
             return;
         }
         let gallery = Arc::clone(self);
-        let draw = move || {
-            let _done = Done(&gallery.drawing);
-            if let Some(pictures) = drawing() {
-                let mut shown = gallery.shown();
-                shown.truncate(KEPT - 1);
-                shown.push_front((job, Arc::new(pictures)));
-            }
+        let draw = move || while gallery.draw_next() {};
+        wall.drawing = std::thread::Builder::new().name("pictures".to_owned()).spawn(draw).is_ok();
+    }
+
+    /// `false` if there was nothing to draw: the thread ends.
+    fn draw_next(&self) -> bool {
+        let next = {
+            let mut wall = self.wall();
+            let next = wall.waiting.take();
+            wall.drawing = next.is_some();
+            next
         };
-        if std::thread::Builder::new().name("pictures".to_owned()).spawn(draw).is_err() {
-            self.drawing.store(false, Ordering::Release);
+        let Some((job, drawing)) = next else { return false };
+        let drawn = catch_unwind(AssertUnwindSafe(drawing));
+        if let Some(pictures) = drawn.ok().flatten() {
+            let mut wall = self.wall();
+            wall.shown.truncate(KEPT - 1);
+            wall.shown.push_front((job, Arc::new(pictures)));
         }
+        true
     }
 
     #[must_use]
     pub fn of(&self, job: &JobId) -> Option<Arc<Pictures>> {
-        self.shown().iter().find(|(known, _)| known == job).map(|(_, shown)| Arc::clone(shown))
+        let wall = self.wall();
+        wall.shown.iter().find(|(known, _)| known == job).map(|(_, shown)| Arc::clone(shown))
     }
 
-    fn shown(&self) -> MutexGuard<'_, VecDeque<(JobId, Arc<Pictures>)>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wall(&self) -> MutexGuard<'_, Wall> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Ends the drawing, also if it panics.
-struct Done<'a>(&'a AtomicBool);
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
 
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+    use super::*;
+
+    #[test]
+    fn the_newest_of_a_burst_is_drawn_and_a_panic_ends_nothing() {
+        let job = |n: u8| JobId::parse(&format!("{n:016x}")).unwrap();
+        let pictures = || {
+            let empty = Vec::new;
+            Some(Pictures { image: empty(), mask: empty(), disagreement: empty() })
+        };
+        let gallery = Arc::new(Gallery::default());
+        let (go, wait) = channel::<()>();
+        let (begin, begun) = channel();
+        let (told, done) = channel();
+        gallery.draw(
+            job(1),
+            Box::new(move || {
+                begin.send(()).unwrap();
+                let _ = wait.recv();
+                panic!("a drawing that fails");
+            }),
+        );
+        begun.recv_timeout(Duration::from_secs(20)).unwrap();
+        for n in 2..5 {
+            let told = told.clone();
+            let draw = move || {
+                told.send(n).unwrap();
+                pictures()
+            };
+            gallery.draw(job(n), Box::new(draw));
+        }
+        go.send(()).unwrap();
+        assert_eq!(done.recv_timeout(Duration::from_secs(20)), Ok(4));
+        while gallery.of(&job(4)).is_none() {
+            std::thread::yield_now();
+        }
+        assert!((1..4).all(|n| gallery.of(&job(n)).is_none()));
     }
 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::Config;
-pub use gallery::{Gallery, Pictures};
+pub use gallery::{Drawing, Gallery, Pictures};
 pub use model::{Ask, Description, InferError, Model};
 pub use serve::Server;
 pub use tokens::Tokens;

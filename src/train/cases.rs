@@ -11,7 +11,8 @@ use crate::{
     truth::{Dataset, Split},
 };
 
-/// The cases that `split` lists under `train`, and the first `validation_cases` under `val`.
+/// The cases that `split` lists under `train`, and the first `validation_cases` under `val`, as `hold` makes them of
+/// name, image and truth.
 ///
 /// # Errors
 /// All that keeps cases of the folder from being trained or validated on.
@@ -20,13 +21,12 @@ pub(super) fn read(
     folder: &Path,
     split: &Path,
     validation_cases: usize,
+    hold: impl Fn(String, Volume, Array3<u8>) -> Result<Held, BundleError>,
 ) -> Result<(Vec<Example>, Vec<Held>), TrainError> {
     let mut cases = Cases { manifest, folder, split, faults: Vec::new() };
     let examples =
         cases.part("train", usize::MAX, |_, volume, truth| Example::new(manifest, &volume, &truth));
-    let held = cases.part("val", validation_cases, |name, volume, truth| {
-        Held::new(manifest, name, volume, truth)
-    });
+    let held = cases.part("val", validation_cases, hold);
     if cases.faults.is_empty() {
         Ok((examples, held))
     } else {

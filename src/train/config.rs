@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 
@@ -18,6 +18,8 @@ pub struct Config {
     #[serde(default)]
     pub augmentation: Augmentation,
     pub optimiser: Optimiser,
+    #[serde(default)]
+    pub validation: Validation,
     /// A discriminator beside the generator, as published; without it the generator trains alone.
     pub adversary: Option<Adversary>,
     pub card: Card,
@@ -32,10 +34,24 @@ fn default_python() -> PathBuf {
 pub struct Model {
     pub preset: String,
     pub parameters: PathBuf,
-    /// First weights; drawn with `seed` where absent.
+    /// First weights, .safetensors or .pth; drawn with `seed` where neither this nor `start` is given.
     pub checkpoint: Option<PathBuf>,
+    /// Where training goes on from.
+    pub start: Option<Start>,
+    /// Weights that stay as they are: patterns of their published names, such as "all_modules.3.*".
+    #[serde(default)]
+    pub freeze: Vec<String>,
     /// Of the first weights, the batches and the noise.
     pub seed: u64,
+}
+
+/// `start = { bundle = "DIR" }` or `start = { checkpoint = "FILE" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// A bundle of the same parameters, whose weights are recovered from its graphs.
+    Bundle(PathBuf),
+    Checkpoint(PathBuf),
 }
 
 /// Where cases come from.
@@ -49,21 +65,91 @@ pub enum Data {
     Pairs { folder: PathBuf, split: PathBuf, validation_cases: usize },
 }
 
-/// How much a slice is changed before it is learned from; each is the half-width of a uniform draw.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+/// How much a slice is changed before it is learned from. Numbers are half-widths of uniform draws where nothing else
+/// is said; what is left out is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augmentation {
+    /// Where crops are taken from a slice.
+    pub crops: Crops,
+    /// Upside down, left to right: each in half of the draws. Not for models that tell the sides apart.
+    pub flip_rows: bool,
+    pub flip_columns: bool,
     pub rotation_degrees: f32,
     /// Share of the size: 0.2 scales by 0.8 to 1.2.
     pub scale: f32,
+    /// As `scale`, rows and columns apart.
+    pub stretch: f32,
     pub shift_pixels: f32,
+    /// Standard deviation of a smooth displacement along each axis, and the pixels over which it bends. Beyond a
+    /// third of these, the image begins to fold.
+    pub elastic_pixels: f32,
+    pub elastic_spacing: f32,
+    /// Standard deviation of the logarithm of a smooth gain, as coils and tubes have it.
+    pub bias: f32,
     /// Of the logarithm of gamma: 0.3 gives gammas from 0.74 to 1.35.
     pub gamma: f32,
+    /// Share of the distance from the mean.
+    pub contrast: f32,
+    /// Added, share of the image's range.
+    pub brightness: f32,
+    /// As `brightness`, for each channel apart.
+    pub colour: f32,
     /// Standard deviation of added noise, in normalised units.
     pub noise: f32,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+impl Default for Augmentation {
+    fn default() -> Self {
+        Self {
+            crops: Crops::Windows,
+            flip_rows: false,
+            flip_columns: false,
+            rotation_degrees: 0.0,
+            scale: 0.0,
+            stretch: 0.0,
+            shift_pixels: 0.0,
+            elastic_pixels: 0.0,
+            elastic_spacing: 16.0,
+            bias: 0.0,
+            gamma: 0.0,
+            contrast: 0.0,
+            brightness: 0.0,
+            colour: 0.0,
+            noise: 0.0,
+        }
+    }
+}
+
+impl Augmentation {
+    fn check(&self) -> Result<(), &'static str> {
+        let Self { rotation_degrees, shift_pixels, elastic_pixels, elastic_spacing, .. } = *self;
+        let Self { scale, stretch, bias, gamma, contrast, brightness, colour, noise, .. } = *self;
+        let amounts = [rotation_degrees, shift_pixels, elastic_pixels, bias, gamma, noise];
+        let shares = [scale, stretch, contrast, brightness, colour];
+        if !amounts.iter().chain(&shares).all(|v| v.is_finite() && *v >= 0.0) {
+            Err("augmentation takes finite numbers that are not negative")
+        } else if !shares.iter().all(|&share| share < 1.0) {
+            Err("augmentation.scale, stretch, contrast, brightness and colour are shares below 1")
+        } else if !(elastic_spacing.is_finite() && elastic_spacing >= 2.0) {
+            Err("augmentation.elastic_spacing must be at least 2 pixels")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Crops {
+    /// At the windows that masks are made of.
+    Windows,
+    /// At any place of the slice.
+    Anywhere,
+}
+
+/// What is serialised of it is what a resumed run must share with the one it goes on with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Optimiser {
     pub steps: u64,
@@ -77,15 +163,49 @@ pub struct Optimiser {
     /// Of the moving average of weights that is validated and exported.
     pub ema_decay: f32,
     /// Steps between checkpoints, each with a validation by the real sampler.
+    #[serde(skip_serializing)]
     pub checkpoint_every: u64,
+    #[serde(skip_serializing)]
     pub intra_threads: usize,
 }
 
+/// How a checkpoint is validated: always by the real sampler, as thoroughly as time allows.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Validation {
+    /// Votes for a mask; the preset says how many by default.
+    pub votes: Option<usize>,
+    /// Of sliding windows, in place of the preset's. Then every crop is sampled once, where windows that overlap in
+    /// depth sample it again.
+    pub overlap: Option<f64>,
+    /// Cases of which a picture is kept at each checkpoint.
+    pub pictures: usize,
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        Self { votes: None, overlap: None, pictures: 4 }
+    }
+}
+
+impl Validation {
+    fn check(&self) -> Result<(), &'static str> {
+        if !self.votes.is_none_or(|votes| (1..=1000).contains(&votes)) {
+            Err("validation.votes must be 1 to 1000")
+        } else if !self.overlap.is_none_or(|overlap| (0.0..1.0).contains(&overlap)) {
+            Err("validation.overlap must lie in [0, 1)")
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// The discriminator: how it is trained, and what it does for the generator.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adversary {
     /// First weights; drawn with the model's seed where absent.
+    #[serde(skip_serializing)]
     pub checkpoint: Option<PathBuf>,
     pub learning_rate: f64,
     /// Where the cosine decay ends.
@@ -139,6 +259,9 @@ impl Config {
         for relative in [&mut config.run_folder, &mut config.python, &mut config.model.parameters]
             .into_iter()
             .chain(config.model.checkpoint.as_mut())
+            .chain(config.model.start.as_mut().map(|start| match start {
+                Start::Bundle(path) | Start::Checkpoint(path) => path,
+            }))
             .chain(config.adversary.as_mut().and_then(|adversary| adversary.checkpoint.as_mut()))
             .chain(match &mut config.data {
                 Data::Pairs { folder, split, .. } => vec![folder, split],
@@ -184,7 +307,11 @@ impl Config {
                 ),
             ]);
         }
-        checks.into_iter().find(|(fine, _)| !fine).map_or(Ok(()), |(_, fault)| Err(fault))
+        let is_twice = self.model.checkpoint.is_some() && self.model.start.is_some();
+        checks.push((!is_twice, "model.checkpoint and model.start are the same thing; give one"));
+        checks.into_iter().find(|(fine, _)| !fine).map_or(Ok(()), |(_, fault)| Err(fault))?;
+        self.augmentation.check()?;
+        self.validation.check()
     }
 }
 

@@ -7,6 +7,12 @@ pub(super) const CASE: usize = 8;
 pub(super) const SLICE: usize = 9;
 pub(super) const AUGMENT: usize = 11;
 pub(super) const GRAIN: usize = 12;
+pub(super) const PLACE: usize = 16;
+pub(super) const SHAPE: usize = 17;
+pub(super) const LIGHT: usize = 18;
+pub(super) const BIAS: usize = 19;
+/// Displacements along rows and columns.
+pub(super) const BEND: [usize; 2] = [20, 21];
 
 /// The draws of a forward pair and of the latent that goes with it.
 #[derive(Debug, Clone, Copy)]

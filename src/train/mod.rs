@@ -14,17 +14,23 @@ mod data;
 mod diffusion;
 mod draws;
 mod example;
+mod field;
 mod run;
+mod sameness;
 mod session;
+mod story;
 mod tools;
 mod validate;
 
 pub use adversary::AdversaryLosses;
-pub use config::{Adversary, Augmentation, Card, Config, Data, Model, Optimiser};
+pub use config::{
+    Adversary, Augmentation, Card, Config, Crops, Data, Model, Optimiser, Start, Validation,
+};
 pub use data::{Batch, Batches};
 pub use example::{Example, Held};
 pub use run::{Progress, train};
 pub use session::{Inputs, Outputs, TrainingSession};
+pub use validate::Validator;
 
 /// What stops a training run.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +47,8 @@ pub enum TrainError {
     #[error("{} of the cases cannot be used: {}", .0.len(), first(.0))]
     Cases(Vec<String>),
     #[error(transparent)]
+    Codec(#[from] crate::codec::CodecError),
+    #[error(transparent)]
     Bundle(#[from] crate::bundle::BundleError),
     #[error("cdal_onnx {command} failed: {reason}")]
     Python { command: String, reason: String },
@@ -52,6 +60,11 @@ pub enum TrainError {
         "{0}: a run stands there already; give --resume to go on with it, or another run_folder"
     )]
     Exists(std::path::PathBuf),
+    #[error(
+        "{run_folder}: the run was begun with another configuration: {changes}; take that back to resume, or give \
+         another run_folder"
+    )]
+    Changed { run_folder: std::path::PathBuf, changes: String },
 }
 
 /// A few faults of many, on one line.

@@ -1,23 +1,28 @@
 //! The training loop.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
-    AdversaryLosses, Batch, Batches, Config, Held, TrainError, TrainingSession,
+    AdversaryLosses, Batch, Batches, Config, TrainError, TrainingSession, Validator,
     adversary::{Adversary, Means, Round},
     checkpoint::{read_floats, recover, swap, sync},
-    tools::{ensure_artifacts, export, file, safetensors, tensor_names, write_whole},
-    validate::mean_dice,
+    sameness::{refuse_changes, sameness},
+    story::story,
+    tools::{ensure_artifacts, export, file, read_arrays, safetensors, tensor_names, write_whole},
 };
 use crate::{
     bundle::Manifest,
+    codec::overlay,
     engine::Runtime,
     sampler::{Philox, Schedule},
 };
@@ -37,6 +42,9 @@ pub struct Progress {
     /// Mean Dice of each label over the validation cases that have it, by the real sampler; only at checkpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_dice: Option<Vec<Option<f64>>>,
+    /// Until the last step, if it goes on as so far.
+    #[serde(skip)]
+    pub remaining: Duration,
 }
 
 /// What a checkpoint holds beside the runtime's own file.
@@ -44,6 +52,12 @@ pub struct Progress {
 struct State {
     step: u64,
     best_dice: f64,
+    /// Validation at this step.
+    #[serde(default)]
+    dice: Vec<Option<f64>>,
+    /// What a run that resumes this must share; absent in those of earlier versions.
+    #[serde(default)]
+    sameness: Option<Value>,
 }
 
 /// Steps between lines of progress.
@@ -77,6 +91,7 @@ pub fn train(
     let mut run = Run::start(config, runtime, &artifacts, &last, manifest)?;
     let batches = run.batches.stream(run.schedule.clone(), run.state.step);
     let mut window = Window::new();
+    let (started, first) = (Instant::now(), run.state.step);
     for batch in batches {
         let batch = batch?;
         let losses = run.step(&batch)?;
@@ -93,14 +108,22 @@ pub fn train(
                 run.checkpoint(progress.validation_dice.as_deref().unwrap_or_default())?;
                 window = Window::new();
             }
+            let each = started.elapsed().as_secs_f64() / (step - first) as f64;
+            progress.remaining =
+                Duration::from_secs_f64(each * (config.optimiser.steps - step) as f64);
             append(&folder.join("metrics.jsonl"), &progress)?;
             report(&progress);
         }
     }
     let weights = folder.join("weights.safetensors");
     run.write_average(&weights)?;
+    let notes = folder.join("training.md");
+    let labels = &run.batches.manifest().labels;
+    let told =
+        story(config, run.batches.cases(), run.validator.cases.len(), labels, &run.state.dice);
+    write_whole(&notes, told.as_bytes())?;
     let out = folder.join("bundle");
-    export(config, &weights, &out)?;
+    export(config, &weights, &notes, &out)?;
     Ok(out)
 }
 
@@ -119,10 +142,12 @@ struct Run<'a> {
     adversary: Option<Adversary<'a>>,
     batches: Batches,
     schedule: Schedule,
-    validation: Vec<Held>,
+    validator: Validator,
     /// Moving average of the parameters, in the runtime's order.
     average: Vec<f32>,
     names: Vec<String>,
+    /// Weights that are not trained, by their published names.
+    frozen: BTreeMap<String, ArrayD<f32>>,
     state: State,
 }
 
@@ -147,16 +172,28 @@ impl<'a> Run<'a> {
                 .map_err(|e| TrainError::File { path, reason: e.to_string() })?;
             (state, read_floats(&last.join("average.f32"), session.size())?)
         } else {
-            (State { step: 0, best_dice: 0.0 }, session.parameters()?)
+            let state = State { step: 0, best_dice: 0.0, dice: Vec::new(), sameness: None };
+            (state, session.parameters()?)
         };
         let schedule = manifest.diffusion.schedule();
-        let (batches, validation) = Batches::open(config, manifest)?;
+        let (batches, validator) = Batches::open(config, manifest)?;
+        let now = sameness(config, &batches.digest())?;
+        let mut state: State = state;
+        if let Some(before) = &state.sameness {
+            refuse_changes(&config.run_folder, before, &now)?;
+        }
+        state.sameness = Some(now);
+        let frozen = match artifacts.join("frozen.safetensors") {
+            path if path.exists() => read_arrays(&path)?,
+            _ => BTreeMap::new(),
+        };
         Ok(Self {
             config,
             session,
             adversary,
             schedule,
-            validation,
+            validator,
+            frozen,
             batches,
             average,
             names: tensor_names(&artifacts.join("parameters.safetensors"))?,
@@ -197,8 +234,19 @@ impl<'a> Run<'a> {
     fn validate(&mut self) -> Result<Vec<Option<f64>>, TrainError> {
         let training = self.session.parameters()?;
         self.session.set_parameters(&self.average)?;
+        let (folder, step) = (self.config.run_folder.join("samples"), self.state.step);
+        let labels = &self.batches.manifest().labels;
+        let pictures = self.config.validation.pictures;
         let result =
-            mean_dice(&mut self.session, self.batches.manifest(), &self.schedule, &self.validation);
+            self.validator.mean_dice(&mut self.session, &self.schedule, |number, case, found| {
+                if number >= pictures {
+                    return Ok(());
+                }
+                fs::create_dir_all(&folder).map_err(|e| file(&folder, &e))?;
+                let name = format!("step-{step:06}-{}.png", case.name);
+                let panels = overlay::panels(&case.volume, &case.truth, found, labels)?;
+                write_whole(&folder.join(name), &panels)
+            });
         self.session.set_parameters(&training)?;
         result
     }
@@ -209,6 +257,7 @@ impl<'a> Run<'a> {
         let mean = dice.iter().flatten().sum::<f64>() / dice.iter().flatten().count().max(1) as f64;
         let is_best = mean > self.state.best_dice;
         self.state.best_dice = self.state.best_dice.max(mean);
+        self.state.dice = dice.to_vec();
 
         let scratch = folder.join(".next");
         let _ = fs::remove_dir_all(&scratch);
@@ -216,7 +265,7 @@ impl<'a> Run<'a> {
         self.session.save(&scratch.join("checkpoint"))?;
         let bytes: Vec<u8> = self.average.iter().flat_map(|v| v.to_le_bytes()).collect();
         write_whole(&scratch.join("average.f32"), &bytes)?;
-        let state = serde_json::to_vec(&self.state).expect("two numbers serialise");
+        let state = serde_json::to_vec_pretty(&self.state).expect("a state serialises");
         write_whole(&scratch.join("state.json"), &state)?;
         sync(&scratch.join("checkpoint"))?;
         if let Some(adversary) = &self.adversary {
@@ -237,7 +286,9 @@ impl<'a> Run<'a> {
         self.session.set_parameters(&self.average)?;
         let named = self.session.named_parameters(&self.names);
         self.session.set_parameters(&training)?;
-        write_whole(path, &safetensors(&named?)?)
+        let mut all = self.frozen.clone();
+        all.extend(named?);
+        write_whole(path, &safetensors(&all)?)
     }
 }
 
@@ -280,6 +331,7 @@ impl Window {
             adversary: self.adversary.close(),
             slices_per_second: slices / self.started.elapsed().as_secs_f64(),
             validation_dice: None,
+            remaining: Duration::ZERO,
         };
         *self = Self::new();
         progress

@@ -11,7 +11,7 @@ use std::{
 use ndarray::ArrayD;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::{Config, TrainError};
+use super::{Config, Start, TrainError};
 use crate::durable;
 
 /// Makes the training graphs where they are missing.
@@ -35,8 +35,20 @@ pub(super) fn ensure_artifacts(config: &Config, folder: &Path) -> Result<(), Tra
         "--out".as_ref(),
         folder.as_ref(),
     ];
-    if let Some(checkpoint) = &config.model.checkpoint {
+    let recovered = config.run_folder.join("start.safetensors");
+    let start = match &config.model.start {
+        Some(Start::Bundle(bundle)) => {
+            recover_weights(config, bundle, &recovered)?;
+            Some(&recovered)
+        }
+        Some(Start::Checkpoint(checkpoint)) => Some(checkpoint),
+        None => config.model.checkpoint.as_ref(),
+    };
+    if let Some(checkpoint) = start {
         arguments.extend(["--checkpoint".as_ref(), checkpoint.as_os_str()]);
+    }
+    for pattern in &config.model.freeze {
+        arguments.extend([OsStr::new("--freeze"), OsStr::new(pattern)]);
     }
     let its_betas;
     if let Some(adversary) = &config.adversary {
@@ -53,8 +65,32 @@ pub(super) fn ensure_artifacts(config: &Config, folder: &Path) -> Result<(), Tra
     python(config, &arguments)
 }
 
-/// Makes the bundle of `weights`, in place of an earlier one.
-pub(super) fn export(config: &Config, weights: &Path, out: &Path) -> Result<(), TrainError> {
+/// The weights of a bundle, from its graphs.
+fn recover_weights(config: &Config, bundle: &Path, out: &Path) -> Result<(), TrainError> {
+    if out.exists() {
+        fs::remove_file(out).map_err(|e| file(out, &e))?;
+    }
+    python(
+        config,
+        &[
+            "weights".as_ref(),
+            "--bundle".as_ref(),
+            bundle.as_ref(),
+            "--parameters".as_ref(),
+            config.model.parameters.as_ref(),
+            "--out".as_ref(),
+            out.as_ref(),
+        ],
+    )
+}
+
+/// Makes the bundle of `weights`, with `notes` (Markdown) in its card, in place of an earlier one.
+pub(super) fn export(
+    config: &Config,
+    weights: &Path,
+    notes: &Path,
+    out: &Path,
+) -> Result<(), TrainError> {
     if out.is_dir() {
         fs::remove_dir_all(out).map_err(|e| file(out, &e))?;
     }
@@ -79,6 +115,8 @@ pub(super) fn export(config: &Config, weights: &Path, out: &Path) -> Result<(), 
             card.data.as_ref(),
             "--licence".as_ref(),
             card.licence.as_ref(),
+            "--notes".as_ref(),
+            notes.as_ref(),
             "--out".as_ref(),
             out.as_ref(),
         ],
@@ -124,6 +162,26 @@ pub(super) fn tensor_names(path: &PathBuf) -> Result<Vec<String>, TrainError> {
     let tensors = SafeTensors::deserialize(&bytes)
         .map_err(|e| TrainError::File { path: path.clone(), reason: e.to_string() })?;
     Ok(tensors.names().into_iter().map(str::to_owned).collect())
+}
+
+/// The arrays of a safetensors file of float32 arrays.
+pub(super) fn read_arrays(path: &Path) -> Result<BTreeMap<String, ArrayD<f32>>, TrainError> {
+    let wrong = |reason: String| TrainError::File { path: path.into(), reason };
+    let bytes = fs::read(path).map_err(|e| file(path, &e))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
+    tensors
+        .iter()
+        .map(|(name, view)| {
+            if view.dtype() != Dtype::F32 {
+                return Err(wrong(format!("{name} is not float32")));
+            }
+            let values = view.data().chunks_exact(4);
+            let values = values.map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four")));
+            let array = ArrayD::from_shape_vec(view.shape(), values.collect())
+                .map_err(|e| wrong(e.to_string()))?;
+            Ok((name.to_owned(), array))
+        })
+        .collect()
 }
 
 /// The bytes of a safetensors file of float32 arrays.

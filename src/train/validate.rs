@@ -1,48 +1,90 @@
 //! Validation by the real sampler, with the network as it stands.
 
-use ndarray::{Array1, Array4, ArrayView2, ArrayView4, Axis, concatenate};
+use ndarray::{Array1, Array3, Array4, ArrayView2, ArrayView4, Axis, concatenate};
 
-use super::{Held, Inputs, TrainError, TrainingSession};
+use super::{Held, Inputs, TrainError, TrainingSession, Validation};
 use crate::{
-    bundle::{Assembly, Manifest},
+    bundle::{Assembly, BundleError, Manifest, Plan, Windows},
+    domain::{Segmentation, Volume},
     sampler::{Ballot, Denoiser, Philox, Schedule, Shape, Tally, sample},
     truth::metrics::Overlap,
 };
 
-/// Mean Dice of each label over the `cases` whose truth holds it; `None` where none does.
-pub(super) fn mean_dice(
-    session: &mut TrainingSession,
-    manifest: &Manifest,
-    schedule: &Schedule,
-    cases: &[Held],
-) -> Result<Vec<Option<f64>>, TrainError> {
-    let mut of_label = vec![Vec::new(); manifest.labels.len()];
-    for case in cases {
-        let mask = segment(session, manifest, schedule, case)?;
-        for (label, found) in manifest.labels.iter().zip(&mut of_label) {
-            found.extend(Overlap::count(mask.view(), case.truth.view(), label.value).dice());
-        }
-    }
-    let mean = |found: &Vec<f64>| found.iter().sum::<f64>() / found.len() as f64;
-    Ok(of_label.iter().map(|found| (!found.is_empty()).then(|| mean(found))).collect())
+/// Cases held back, and how thoroughly they are sampled.
+#[derive(Debug, Clone)]
+pub struct Validator {
+    /// The model's, with the votes and windows of validation.
+    manifest: Manifest,
+    pub cases: Vec<Held>,
 }
 
-/// The mask of a case by the network under training, on the case's own grid.
+impl Validator {
+    /// Without cases yet.
+    pub(super) fn new(asked: &Validation, manifest: &Manifest) -> Self {
+        let mut manifest = manifest.clone();
+        manifest.votes = asked.votes.unwrap_or(manifest.votes);
+        if let (Windows::Sliding { overlap, plan, .. }, Some(asked)) =
+            (&mut manifest.windows, asked.overlap)
+        {
+            *overlap = asked;
+            *plan = Plan::EachSliceOnce;
+        }
+        Self { manifest, cases: Vec::new() }
+    }
+
+    /// # Errors
+    /// If the case does not suit the model.
+    pub(super) fn hold(
+        &self,
+        name: String,
+        volume: Volume,
+        truth: Array3<u8>,
+    ) -> Result<Held, BundleError> {
+        Held::new(&self.manifest, name, volume, truth)
+    }
+
+    /// Mean Dice of each label over the cases whose truth holds it; `None` where none does. `see` is shown the
+    /// segmentation of each case, by its number.
+    pub(super) fn mean_dice(
+        &self,
+        session: &mut TrainingSession,
+        schedule: &Schedule,
+        mut see: impl FnMut(usize, &Held, &Segmentation) -> Result<(), TrainError>,
+    ) -> Result<Vec<Option<f64>>, TrainError> {
+        let labels = &self.manifest.labels;
+        let mut of_label = vec![Vec::new(); labels.len()];
+        for (number, case) in self.cases.iter().enumerate() {
+            let found = segment(session, &self.manifest, schedule, case)?;
+            for (label, of_label) in labels.iter().zip(&mut of_label) {
+                let overlap = Overlap::count(found.mask.view(), case.truth.view(), label.value);
+                of_label.extend(overlap.dice());
+            }
+            see(number, case, &found)?;
+        }
+        let mean = |found: &Vec<f64>| found.iter().sum::<f64>() / found.len() as f64;
+        Ok(of_label.iter().map(|found| (!found.is_empty()).then(|| mean(found))).collect())
+    }
+}
+
+/// Pixels of x that one call of the eval graph takes at most.
+const BATCH_PIXELS: usize = 32 * 1024;
+
+/// A case by the network under training, on the case's own grid.
 fn segment(
     session: &mut TrainingSession,
     manifest: &Manifest,
     schedule: &Schedule,
     case: &Held,
-) -> Result<ndarray::Array3<u8>, TrainError> {
-    const BATCH: usize = 16;
+) -> Result<Segmentation, TrainError> {
     let prepared = &case.prepared;
     let [h, w] = prepared.size;
+    let batch = (BATCH_PIXELS / (h * w)).max(1);
     let shape =
         Shape { label: [manifest.network.label_channels, h, w], latent: manifest.network.latent };
     let noise = Philox::new(0, prepared.case_key);
     let mut assembly = Assembly::new(shape.label[0], &prepared.grid);
     let numbers: Vec<usize> = (0..prepared.samples.len()).collect();
-    for numbers in numbers.chunks(BATCH) {
+    for numbers in numbers.chunks(batch) {
         let mut tallies = vec![Tally::new(shape.label); numbers.len()];
         for vote in 0..manifest.votes {
             let ballots: Vec<_> = numbers.iter().map(|&image| Ballot { image, vote }).collect();
@@ -57,7 +99,7 @@ fn segment(
             assembly.add(crop, tally.mean().view(), tally.mask().view());
         }
     }
-    Ok(assembly.finish(manifest, &prepared.grid).mask)
+    Ok(assembly.finish(manifest, &prepared.grid))
 }
 
 /// The eval graph as a denoiser: it sees the whole image each time, the condition is not shared.

@@ -68,3 +68,14 @@ fn a_case_in_another_orientation_is_segmented_alike() {
         assert!(agreement > 0.95, "label {label}: {agreement}");
     }
 }
+
+#[test]
+fn every_shipped_bundle_is_sound_and_small() {
+    for name in ["phantom", "hippocampus", "lung"] {
+        let folder = root().join("onnx").join(name);
+        Segmenter::open(runtime(), &folder, Options::default()).unwrap(); // runs the golden case
+        let files = std::fs::read_dir(&folder).unwrap();
+        let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+        assert!(bytes <= 10_000_000, "{name}: {bytes} bytes");
+    }
+}

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use cdal::codec::nifti;
@@ -43,8 +44,7 @@ fn the_model_answers_over_http_and_a_configuration_is_put_in_force_while_it_does
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     fs::write(path("c.toml"), configuration(folder.path(), "")).unwrap();
-    let manager = UnixDatagram::bind(path("notify")).unwrap();
-    manager.set_nonblocking(true).unwrap();
+    let manager = Manager::listen(&path("notify"));
     let mut command = process::cdal();
     command.args(["serve", "--config"]).arg(path("c.toml"));
     command.env("NOTIFY_SOCKET", path("notify")).env("WATCHDOG_USEC", "200000");
@@ -132,12 +132,33 @@ fn the_model_answers_over_http_and_a_configuration_is_put_in_force_while_it_does
     check_trail(&path("audit.jsonl"));
 }
 
-fn check_notifications(manager: &UnixDatagram) {
-    let mut heard = Vec::new();
-    let mut buffer = [0; 256];
-    while let Ok(length) = manager.recv(&mut buffer) {
-        heard.push(String::from_utf8_lossy(&buffer[..length]).lines().next().unwrap().to_owned());
+/// What a service manager hears, the first line of each word.
+struct Manager(Receiver<String>);
+
+impl Manager {
+    fn listen(socket: &Path) -> Self {
+        let socket = UnixDatagram::bind(socket).unwrap();
+        let (send, heard) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 256];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let word = String::from_utf8_lossy(&buffer[..length]);
+                if send.send(word.lines().next().unwrap().to_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self(heard)
     }
+}
+
+fn check_notifications(Manager(heard): &Manager) {
+    let mut words = Vec::new();
+    wait_for("the last word", || {
+        words.extend(heard.try_iter());
+        words.last().is_some_and(|word: &String| word == "STOPPING=1").then_some(())
+    });
+    let mut heard = words;
     assert!(heard.iter().any(|word| word == "WATCHDOG=1"), "{heard:?}");
     heard.retain(|word| word != "WATCHDOG=1");
     let expected = ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1", "STOPPING=1"];

@@ -110,6 +110,31 @@ fn the_service_unit_is_one_that_systemd_takes() {
 }
 
 #[test]
+fn everything_the_debian_package_holds_is_there() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Value = toml::from_str(&text).unwrap();
+    let package = &manifest["package"]["metadata"]["deb"];
+    for asset in package["assets"].as_array().unwrap() {
+        let source = Path::new(asset[0].as_str().unwrap());
+        let (start, end) =
+            source.to_str().unwrap().split_once('*').unwrap_or((source.to_str().unwrap(), ""));
+        if start.starts_with("target/") {
+            continue; // built
+        }
+        let folder = root().join(source.parent().unwrap());
+        let found = fs::read_dir(folder).unwrap().flatten().any(|file| {
+            let path = file.path();
+            let path = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            path.starts_with(start) && path.ends_with(end)
+        });
+        assert!(found, "{}", source.display());
+    }
+    let units = root().join(package["systemd-units"]["unit-scripts"].as_str().unwrap());
+    assert!(units.join("cdal.service").exists());
+    assert!(root().join(package["maintainer-scripts"].as_str().unwrap()).join("postinst").exists());
+}
+
+#[test]
 fn what_is_put_into_the_watched_folder_is_a_case_and_leaves_it() {
     let home = tempfile::tempdir().unwrap();
     let watched = home.path().join("in");

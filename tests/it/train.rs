@@ -66,6 +66,14 @@ licence = "MIT OR Apache-2.0"
     path
 }
 
+/// Whether there is a training build of ONNX Runtime for this processor.
+fn can_train() -> bool {
+    if cfg!(not(target_arch = "x86_64")) {
+        println!("left out: no training build of ONNX Runtime is published for this processor");
+    }
+    cfg!(target_arch = "x86_64")
+}
+
 fn start(config: &Path, resume: bool) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cdal"));
     command.args(["train", "--config"]).arg(config).current_dir(root());
@@ -86,8 +94,7 @@ fn a_killed_run_with_an_adversary_resumes_to_the_same_bits() {
 }
 
 fn resumes_to_the_same_bits(adversary: &str) {
-    if cfg!(not(target_arch = "x86_64")) {
-        println!("left out: no training build of ONNX Runtime is published for this processor");
+    if !can_train() {
         return;
     }
     let straight = tempfile::tempdir().unwrap();
@@ -110,6 +117,10 @@ fn resumes_to_the_same_bits(adversary: &str) {
     child.kill().unwrap(); // SIGKILL
     child.wait().unwrap();
     assert!(!killed.path().join("run/bundle").exists(), "it was killed before the end");
+    let other = text_with(&config, "batch = 3", "batch = 2");
+    let output = cdal(&["train", "--config", other.to_str().unwrap(), "--resume"]);
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+    assert!(said(&output).contains("optimiser.batch (was 3, is 2)"), "{}", said(&output));
     let output = cdal(&["train", "--config", config.to_str().unwrap(), "--resume"]);
     assert!(output.status.success(), "{}", said(&output));
 
@@ -133,4 +144,85 @@ fn resumes_to_the_same_bits(adversary: &str) {
     let bundle = killed.path().join("run/bundle");
     let check = cdal(&["bundle", "check", bundle.to_str().unwrap()]);
     assert!(check.status.success(), "{}", said(&check));
+}
+
+/// Another configuration beside `config`.
+fn text_with(config: &Path, from: &str, to: &str) -> PathBuf {
+    let text = fs::read_to_string(config).unwrap();
+    assert!(text.contains(from));
+    let path = config.with_file_name("other.toml");
+    fs::write(&path, text.replace(from, to)).unwrap();
+    path
+}
+
+const FREEZE: &str = r#"freeze = ["all_modules.2.*", "z_transform.*"]"#;
+const VALIDATION: &str = "
+[validation]
+votes = 1
+overlap = 0.0
+[augmentation]
+bias = 0.1
+flip_rows = true
+";
+
+#[test]
+fn a_bundle_is_tuned_with_layers_kept_and_the_card_tells_how() {
+    if !can_train() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = root().join("onnx/phantom");
+    let config = configuration(folder.path(), "");
+    let parameters = root().join("configs/phantom.parameters.json");
+    let text = fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"parameters.json\"", &format!("{parameters:?}"))
+        .replace("[data]", &format!("start = {{ bundle = {bundle:?} }}\n{FREEZE}\n[data]"))
+        .replace("validation_cases = 0", "validation_cases = 1")
+        .replace("steps = 6", "steps = 1")
+        .replace("learning_rate = 1e-3", "learning_rate = 1e-6")
+        .replace("final_learning_rate = 1e-5", "final_learning_rate = 1e-6")
+        .replace("[card]", &format!("{VALIDATION}\n[card]"));
+    fs::write(&config, text).unwrap();
+    let output = cdal(&["train", "--config", config.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", said(&output));
+    let run = folder.path().join("run");
+
+    let read = |name: &str| fs::read(run.join(name)).unwrap();
+    let (before, after) = (read("start.safetensors"), read("weights.safetensors"));
+    let before = safetensors::SafeTensors::deserialize(&before).unwrap();
+    let after = safetensors::SafeTensors::deserialize(&after).unwrap();
+    assert_eq!(before.len(), after.len());
+    for (name, tensor) in before.iter() {
+        let same = after.tensor(name).unwrap().data() == tensor.data();
+        if name.starts_with("all_modules.2.") || name.starts_with("z_transform.") {
+            assert!(same, "{name} was to stay");
+        }
+    }
+    assert!(
+        before.iter().any(|(name, tensor)| after.tensor(name).unwrap().data() != tensor.data())
+    );
+
+    let metrics: serde_json::Value = serde_json::from_slice(&read("metrics.jsonl")).unwrap();
+    for dice in metrics["validation_dice"].as_array().unwrap() {
+        assert!(dice.as_f64().unwrap() > 0.7, "it began as a trained model: {metrics}");
+    }
+    assert!(read("samples/step-000001-phantom-00005.png").starts_with(b"\x89PNG"));
+    let card = fs::read_to_string(run.join("bundle/MODEL_CARD.md")).unwrap();
+    for told in [
+        "| steps | 1 of 3 slices |",
+        "| augmentation | bias 0.1, flip_rows |",
+        "| first weights | the bundle phantom |",
+        "| kept as they were | all_modules.2.*, z_transform.* |",
+        "mean over 1 cases, votes 1, overlap 0 |",
+        "licence of the weights | MIT",
+    ] {
+        assert!(card.contains(told), "{told} in {card}");
+    }
+
+    let other = text_with(&config, "z_transform.*", "no_such.*");
+    fs::remove_dir_all(&run).unwrap();
+    let output = cdal(&["train", "--config", other.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("no weights are named like 'no_such.*'"), "{}", said(&output));
 }

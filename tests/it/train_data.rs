@@ -10,7 +10,7 @@ use cdal::{
     codec::{self, Source, dicom, seg},
     domain::{Provenance, Segmentation},
     phantom::phantom,
-    train::{Batches, Config, Held, TrainError},
+    train::{Batches, Config, TrainError, Validator},
     truth::Dataset,
 };
 use ndarray::{Array3, Array4, Axis, s};
@@ -109,7 +109,7 @@ fn write_case(folder: &Path, stem: &str, mask: &str, size: [usize; 2], left: boo
     write_png(&folder.join(format!("labels/{mask}.png")), ColorType::Grayscale, &label);
 }
 
-fn open(config: &Config, manifest: &Manifest) -> Result<(Batches, Vec<Held>), TrainError> {
+fn open(config: &Config, manifest: &Manifest) -> Result<(Batches, Validator), TrainError> {
     Batches::open(config, manifest.clone())
 }
 
@@ -121,7 +121,8 @@ fn radiographs_are_learned_at_the_networks_size_and_in_its_inverted_polarity() {
     write_case(folder.path(), "v", "v_mask", [48, 56], false);
     let config = configuration(folder.path(), &["a", "b"], &["v"], "");
     let manifest = recipe("lung", 32);
-    let (batches, held) = open(&config, &manifest).unwrap();
+    let (batches, validator) = open(&config, &manifest).unwrap();
+    let held = &validator.cases;
     let batch = batches.batch(&manifest.diffusion.schedule(), 0).unwrap();
     assert_eq!(batch.image.dim(), (3, 1, 32, 32));
     assert_eq!(batch.target.dim(), (3, 1, 32, 32));
@@ -167,6 +168,71 @@ fn tissue_in_colour_is_learned_from_tiles_with_masks_that_carry_alpha() {
         batch.target.axis_iter(Axis(0)).map(|target| target.mean().unwrap()).collect();
     assert!(means.iter().all(|mean| mean.abs() == 1.0), "{means:?}");
     assert!(means.contains(&1.0), "{means:?}");
+}
+
+const EVERYTHING: &str = "
+[augmentation]
+crops = \"anywhere\"
+flip_rows = true
+flip_columns = true
+rotation_degrees = 22
+scale = 0.25
+stretch = 0.1
+shift_pixels = 8
+elastic_pixels = 4
+elastic_spacing = 32
+bias = 0.2
+gamma = 0.3
+contrast = 0.2
+brightness = 0.1
+colour = 0.1
+noise = 0.03
+";
+
+#[test]
+fn augmented_batches_are_a_function_of_seed_and_step_on_any_number_of_threads() {
+    let folder = dataset();
+    for (stem, left) in [("a", true), ("b", false)] {
+        write_case(folder.path(), stem, stem, [300, 280], left);
+    }
+    let config = configuration(folder.path(), &["a", "b"], &[], EVERYTHING);
+    // 128 x 128 is made by several threads, 120 x 120 by one.
+    for side in [128, 120] {
+        let manifest = recipe("lung", side);
+        let schedule = manifest.diffusion.schedule();
+        let (batches, _) = open(&config, &manifest).unwrap();
+        let batch = batches.batch(&schedule, 5).unwrap();
+        assert!(batch.image.iter().chain(&batch.x).all(|v| v.is_finite()));
+        assert!(batch.target.iter().all(|v| v.abs() == 1.0));
+        assert_eq!(batch, batches.batch(&schedule, 5).unwrap());
+        assert_ne!(batch, batches.batch(&schedule, 6).unwrap());
+        // A larger batch begins with the same slices.
+        let mut wider = config.clone();
+        wider.optimiser.batch = 7;
+        let wide = open(&wider, &manifest).unwrap().0.batch(&schedule, 5).unwrap();
+        assert_eq!(batch.image, wide.image.slice(s![..3, .., .., ..]));
+        assert_eq!(batch.x, wide.x.slice(s![..3, .., .., ..]));
+    }
+}
+
+/// Not a check: `cargo test --release augmentation_speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn augmentation_speed() {
+    let folder = dataset();
+    write_case(folder.path(), "a", "a", [256, 256], true);
+    for (name, more) in [("none", ""), ("all", EVERYTHING)] {
+        let mut config = configuration(folder.path(), &["a"], &[], more);
+        config.optimiser.batch = 8;
+        let manifest = recipe("lung", 256);
+        let schedule = manifest.diffusion.schedule();
+        let (batches, _) = open(&config, &manifest).unwrap();
+        let started = std::time::Instant::now();
+        for step in 0..20 {
+            batches.batch(&schedule, step).unwrap();
+        }
+        println!("{name}: {:.0} images/s", 160.0 / started.elapsed().as_secs_f64());
+    }
 }
 
 #[test]

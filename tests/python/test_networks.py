@@ -99,7 +99,7 @@ class Discriminators(unittest.TestCase):
                 run = session(graph).run
                 given = {"t": recorded["t"].astype(np.int64), "x_tp1": recorded["x_tp1"]}
                 for pair, kind in (("x_t", "real"), ("x_fake", "fake")):
-                    logits, attention = run(None, given | {"x_t": recorded[pair]})
+                    logits, attention = run(["logits", "attention"], given | {"x_t": recorded[pair]})
                     expected = recorded[f"logits_{kind}"].ravel()
                     self.assertLess(abs(logits.ravel() / expected - 1).max(), 1e-4, (model, kind))
                     if kind == "real":
