@@ -32,7 +32,7 @@ const MAX_FRAGMENT_BYTES: usize = 128 << 10;
 const CLASSES: [&str; 2] = [uids::SEGMENTATION_STORAGE, uids::SECONDARY_CAPTURE_IMAGE_STORAGE];
 
 enum Association {
-    Plain(AsyncClientAssociation<TcpStream>),
+    Plain(Box<AsyncClientAssociation<TcpStream>>),
     Tls(Box<AsyncClientAssociation<AsyncTlsStream>>),
 }
 
@@ -56,7 +56,9 @@ impl Association {
         let established = match &config.tls {
             None => {
                 let establish = options.establish_async(address);
-                timeout(config.timeout, establish).await.map(|plain| plain.map(Self::Plain))
+                timeout(config.timeout, establish)
+                    .await
+                    .map(|plain| plain.map(|link| Self::Plain(Box::new(link))))
             }
             Some(trust) => {
                 let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
