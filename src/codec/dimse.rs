@@ -2,16 +2,24 @@
 //!
 //! Only the services this program speaks are given their own shape; everything else can still be answered.
 
-use crate::domain::Uid;
+use crate::domain::{SopReference, Uid};
 
 /// Longest command set that is read. The longest legal one of C-STORE is a few hundred bytes.
 pub const MAX_COMMAND_BYTES: usize = 16 << 10;
 
-/// C-STORE and C-ECHO status codes (PS3.7 annex C, PS3.4 table B.2-1).
+/// Status codes (PS3.7 annex C, PS3.4 table B.2-1), and failure reasons of storage commitment (PS3.3 section C.14.1.1).
 pub mod status {
     pub const SUCCESS: u16 = 0x0000;
+    pub const PROCESSING_FAILURE: u16 = 0x0110;
+    pub const NO_SUCH_OBJECT_INSTANCE: u16 = 0x0112;
+    pub const NO_SUCH_EVENT_TYPE: u16 = 0x0113;
+    pub const INVALID_ARGUMENT_VALUE: u16 = 0x0115;
+    pub const CLASS_INSTANCE_CONFLICT: u16 = 0x0119;
     pub const SOP_CLASS_NOT_SUPPORTED: u16 = 0x0122;
+    pub const NO_SUCH_ACTION: u16 = 0x0123;
+    pub const NOT_AUTHORIZED: u16 = 0x0124;
     pub const UNRECOGNIZED_OPERATION: u16 = 0x0211;
+    pub const RESOURCE_LIMITATION: u16 = 0x0213;
     pub const OUT_OF_RESOURCES: u16 = 0xA700;
     pub const DATA_SET_MISMATCH: u16 = 0xA900;
     pub const CANNOT_UNDERSTAND: u16 = 0xC000;
@@ -21,6 +29,7 @@ pub mod status {
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
 
 const AFFECTED_SOP_CLASS_UID: u16 = 0x0002;
+const REQUESTED_SOP_CLASS_UID: u16 = 0x0003;
 const COMMAND_FIELD: u16 = 0x0100;
 const MESSAGE_ID: u16 = 0x0110;
 const MESSAGE_ID_BEING_RESPONDED_TO: u16 = 0x0120;
@@ -28,9 +37,14 @@ const PRIORITY: u16 = 0x0700;
 const COMMAND_DATA_SET_TYPE: u16 = 0x0800;
 const STATUS: u16 = 0x0900;
 const AFFECTED_SOP_INSTANCE_UID: u16 = 0x1000;
+const REQUESTED_SOP_INSTANCE_UID: u16 = 0x1001;
+const EVENT_TYPE_ID: u16 = 0x1002;
+const ACTION_TYPE_ID: u16 = 0x1008;
 
 const C_STORE_RQ: u16 = 0x0001;
 const C_ECHO_RQ: u16 = 0x0030;
+const N_EVENT_REPORT_RQ: u16 = 0x0100;
+const N_ACTION_RQ: u16 = 0x0130;
 const RESPONSE: u16 = 0x8000;
 const NO_DATA_SET: u16 = 0x0101;
 const DATA_SET: u16 = 0x0001;
@@ -55,6 +69,30 @@ pub enum Command {
         status: u16,
         sop_class_uid: Uid,
         sop_instance_uid: Uid,
+    },
+    /// A data set follows.
+    ActionRequest {
+        message_id: u16,
+        target: SopReference,
+        action_type: u16,
+    },
+    ActionResponse {
+        message_id: u16,
+        status: u16,
+        target: SopReference,
+        action_type: u16,
+    },
+    /// A data set follows.
+    EventReportRequest {
+        message_id: u16,
+        source: SopReference,
+        event_type: u16,
+    },
+    EventReportResponse {
+        message_id: u16,
+        status: u16,
+        source: SopReference,
+        event_type: u16,
     },
     /// A request that is not understood, or not well enough: to be answered with a failure.
     UnknownRequest {
@@ -92,6 +130,10 @@ impl Command {
         let uids = || {
             Some((elements.uid(AFFECTED_SOP_CLASS_UID)?, elements.uid(AFFECTED_SOP_INSTANCE_UID)?))
         };
+        let reference = |class, instance| {
+            let (sop_class_uid, sop_instance_uid) = (elements.uid(class)?, elements.uid(instance)?);
+            Some(SopReference { sop_class_uid, sop_instance_uid })
+        };
         let responded_to = || elements.number(MESSAGE_ID_BEING_RESPONDED_TO);
         Ok(match field {
             C_ECHO_RQ if !data_set => {
@@ -104,6 +146,41 @@ impl Command {
                         Self::StoreRequest { message_id, sop_class_uid, sop_instance_uid }
                     }
                     None => Self::UnknownRequest { field, message_id, data_set },
+                }
+            }
+            N_ACTION_RQ if data_set => {
+                let message_id = elements.number(MESSAGE_ID)?;
+                let target = reference(REQUESTED_SOP_CLASS_UID, REQUESTED_SOP_INSTANCE_UID);
+                match (target, elements.number(ACTION_TYPE_ID)) {
+                    (Some(target), Ok(action_type)) => {
+                        Self::ActionRequest { message_id, target, action_type }
+                    }
+                    _ => Self::UnknownRequest { field, message_id, data_set },
+                }
+            }
+            N_EVENT_REPORT_RQ if data_set => {
+                let message_id = elements.number(MESSAGE_ID)?;
+                let source = reference(AFFECTED_SOP_CLASS_UID, AFFECTED_SOP_INSTANCE_UID);
+                match (source, elements.number(EVENT_TYPE_ID)) {
+                    (Some(source), Ok(event_type)) => {
+                        Self::EventReportRequest { message_id, source, event_type }
+                    }
+                    _ => Self::UnknownRequest { field, message_id, data_set },
+                }
+            }
+            0x8130 | 0x8100 => {
+                let (message_id, status) = (responded_to()?, elements.number(STATUS)?);
+                let kind = if field == 0x8130 { ACTION_TYPE_ID } else { EVENT_TYPE_ID };
+                let about = reference(AFFECTED_SOP_CLASS_UID, AFFECTED_SOP_INSTANCE_UID);
+                match (about, elements.number(kind)) {
+                    (Some(target), Ok(action_type)) if field == 0x8130 => {
+                        Self::ActionResponse { message_id, status, target, action_type }
+                    }
+                    (Some(source), Ok(event_type)) => {
+                        Self::EventReportResponse { message_id, status, source, event_type }
+                    }
+                    // All of them are optional in the response (PS3.7 tables 10.3-1 and 10.3-7).
+                    _ => Self::Failure { field, message_id, status },
                 }
             }
             0x8030 => {
@@ -132,6 +209,31 @@ impl Command {
         })
     }
 
+    /// Whether a data set follows.
+    #[must_use]
+    pub fn has_data_set(&self) -> bool {
+        match self {
+            Self::StoreRequest { .. }
+            | Self::ActionRequest { .. }
+            | Self::EventReportRequest { .. } => true,
+            Self::UnknownRequest { data_set, .. } => *data_set,
+            _ => false,
+        }
+    }
+
+    /// Of a response: to which message, and its status.
+    #[must_use]
+    pub fn response(&self) -> Option<(u16, u16)> {
+        match self {
+            Self::EchoResponse { message_id, status }
+            | Self::StoreResponse { message_id, status, .. }
+            | Self::ActionResponse { message_id, status, .. }
+            | Self::EventReportResponse { message_id, status, .. }
+            | Self::Failure { message_id, status, .. } => Some((*message_id, *status)),
+            _ => None,
+        }
+    }
+
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
@@ -158,6 +260,34 @@ impl Command {
                 out.uid(AFFECTED_SOP_CLASS_UID, sop_class_uid.as_str());
                 out.response(C_STORE_RQ, *message_id, *status);
                 out.uid(AFFECTED_SOP_INSTANCE_UID, sop_instance_uid.as_str());
+            }
+            Self::ActionRequest { message_id, target, action_type } => {
+                out.uid(REQUESTED_SOP_CLASS_UID, target.sop_class_uid.as_str());
+                out.number(COMMAND_FIELD, N_ACTION_RQ);
+                out.number(MESSAGE_ID, *message_id);
+                out.number(COMMAND_DATA_SET_TYPE, DATA_SET);
+                out.uid(REQUESTED_SOP_INSTANCE_UID, target.sop_instance_uid.as_str());
+                out.number(ACTION_TYPE_ID, *action_type);
+            }
+            Self::ActionResponse { message_id, status, target, action_type } => {
+                out.uid(AFFECTED_SOP_CLASS_UID, target.sop_class_uid.as_str());
+                out.response(N_ACTION_RQ, *message_id, *status);
+                out.uid(AFFECTED_SOP_INSTANCE_UID, target.sop_instance_uid.as_str());
+                out.number(ACTION_TYPE_ID, *action_type);
+            }
+            Self::EventReportRequest { message_id, source, event_type } => {
+                out.uid(AFFECTED_SOP_CLASS_UID, source.sop_class_uid.as_str());
+                out.number(COMMAND_FIELD, N_EVENT_REPORT_RQ);
+                out.number(MESSAGE_ID, *message_id);
+                out.number(COMMAND_DATA_SET_TYPE, DATA_SET);
+                out.uid(AFFECTED_SOP_INSTANCE_UID, source.sop_instance_uid.as_str());
+                out.number(EVENT_TYPE_ID, *event_type);
+            }
+            Self::EventReportResponse { message_id, status, source, event_type } => {
+                out.uid(AFFECTED_SOP_CLASS_UID, source.sop_class_uid.as_str());
+                out.response(N_EVENT_REPORT_RQ, *message_id, *status);
+                out.uid(AFFECTED_SOP_INSTANCE_UID, source.sop_instance_uid.as_str());
+                out.number(EVENT_TYPE_ID, *event_type);
             }
             Self::UnknownRequest { field, message_id, data_set } => {
                 out.number(COMMAND_FIELD, *field);
@@ -261,6 +391,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(message_id: u16, status: u16, class in uid(), instance in uid()) {
+            let object =
+                SopReference { sop_class_uid: class.clone(), sop_instance_uid: instance.clone() };
             let commands = [
                 Command::EchoRequest { message_id },
                 Command::EchoResponse { message_id, status },
@@ -276,6 +408,15 @@ mod tests {
                     sop_instance_uid: instance,
                 },
                 Command::UnknownRequest { field: 0x0020, message_id, data_set: true },
+                Command::ActionRequest { message_id, target: object.clone(), action_type: 1 },
+                Command::ActionResponse {
+                    message_id,
+                    status,
+                    target: object.clone(),
+                    action_type: 1,
+                },
+                Command::EventReportRequest { message_id, source: object.clone(), event_type: 2 },
+                Command::EventReportResponse { message_id, status, source: object, event_type: 2 },
             ];
             for command in commands {
                 prop_assert_eq!(Command::parse(&command.encode()), Ok(command));

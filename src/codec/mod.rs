@@ -5,6 +5,7 @@
 //! as acquired (no normalisation). Called by `cli` for one-shot runs and by `ingest` and `deliver`.
 
 pub mod capture;
+pub mod commitment;
 pub mod dicom;
 pub mod dimse;
 mod error;

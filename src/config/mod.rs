@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::Fault;
 use crate::engine::Provider;
+use crate::ingest::dicom::CalledAeTitle;
 use crate::sampler::Stopping;
 use crate::{daemon, deliver, http, ingest, spool};
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub results: daemon::Results,
     #[serde(default)]
     pub http: http::Config,
+    #[serde(default)]
+    pub commitment: deliver::ReportConfig,
     #[serde(default)]
     pub destination: Vec<deliver::Config>,
     #[serde(default)]
@@ -90,6 +93,7 @@ impl Settings {
             spool: self.spool.clone(),
             ingest: self.ingest.clone(),
             http: self.http.clone(),
+            commitment: self.commitment.clone(),
             destinations: self.destination.clone(),
         }
     }
@@ -99,6 +103,15 @@ impl Settings {
         let text = toml::to_string(self).expect("settings are plain data");
         let hash = <sha2::Sha256 as sha2::Digest>::digest(text);
         crate::durable::hex(&hash)[..12].to_owned()
+    }
+
+    /// Whether a report of storage commitment finds its way in.
+    fn hears_reports_of(&self, destination: &deliver::Config) -> bool {
+        let dicom = &self.ingest.dicom;
+        let called = destination.calling_ae_title.as_deref().unwrap_or(deliver::CALLING_AE_TITLE);
+        destination.commitment.is_none()
+            || dicom.called_ae_title == CalledAeTitle::Any
+            || called.trim() == dicom.ae_title.trim()
     }
 
     /// Everything the rooms find wrong, with whole keys.
@@ -119,9 +132,18 @@ impl Settings {
         under("ingest", self.ingest.faults());
         under("results", self.results.faults());
         under("http", self.http.faults());
+        under("commitment", self.commitment.faults());
         under("daemon", self.daemon.faults());
         for (index, destination) in self.destination.iter().enumerate() {
             under(&format!("destination[{index}]"), destination.faults());
+            if !self.hears_reports_of(destination) {
+                let fault = Fault::new(
+                    "commitment",
+                    "is reported to calling_ae_title, which ingest.dicom does not answer to; give both the same AE \
+                     title, or set ingest.dicom.called_ae_title to \"any\"",
+                );
+                under(&format!("destination[{index}]"), vec![fault]);
+            }
             if self.destination[..index].iter().any(|other| other.name == destination.name) {
                 let fault = Fault::new("name", "is used twice; each destination needs its own");
                 under(&format!("destination[{index}]"), vec![fault]);

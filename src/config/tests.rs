@@ -42,6 +42,37 @@ fn a_minimal_file_is_filled_up_with_defaults_and_origins_are_known() {
 }
 
 #[test]
+fn storage_commitment_is_checked_where_it_is_written() {
+    let archive =
+        "[[destination]]\nname = \"a\"\nkind = \"dicom\"\naddress = \"a:104\"\nae_title = \"A\"\n";
+    let fine = format!(
+        "{MINIMAL}{archive}commitment = {{}}\n[[commitment.requester]]\nae_title = \"MR\"\naddress = \"mr:104\"\n"
+    );
+    let loaded = load_text(&fine, &[]).unwrap();
+    let within = loaded.settings.destination[0].commitment.unwrap().within;
+    assert_eq!(within, Duration::from_mins(10));
+    assert_eq!(loaded.settings.daemon().commitment.requester[0].address, "mr:104");
+
+    let wrong = format!(
+        "{MINIMAL}{archive}calling_ae_title = \"CDAL_MR1\"\ncommitment = {{ within = \"0s\" }}\n[commitment]\nretry_max = \"1ms\"\n\
+         [[commitment.requester]]\nae_title = \"MR\"\naddress = \"mr\"\n\
+         [[commitment.requester]]\nae_title = \"MR\"\naddress = \"mr:104\"\n"
+    );
+    let mut keys: Vec<_> = findings(&wrong, &[]).into_iter().map(|finding| finding.key).collect();
+    keys.sort();
+    assert_eq!(
+        keys,
+        [
+            "commitment.requester[0].address",
+            "commitment.requester[1].ae_title",
+            "commitment.retry_max",
+            "destination[0].commitment",
+            "destination[0].commitment.within",
+        ]
+    );
+}
+
+#[test]
 fn six_faults_are_reported_as_six() {
     let text = "
 [runtime]

@@ -10,6 +10,7 @@ mod destinations;
 mod job;
 mod jobs;
 mod keep;
+mod reporters;
 mod run;
 mod segment;
 mod service;
@@ -112,6 +113,7 @@ pub struct Settings {
     pub spool: spool::Config,
     pub ingest: ingest::Config,
     pub http: http::Config,
+    pub commitment: deliver::ReportConfig,
     pub destinations: Vec<deliver::Config>,
 }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::destinations::Destinations;
 use super::jobs::Jobs;
 use super::keep::look_after;
+use super::reporters::Reporters;
 use super::{DaemonError, Settings, Worker};
 use crate::deliver;
 use crate::http::{self, Gallery, Server, Vitals};
@@ -49,6 +50,8 @@ pub enum Drained {
     WithRest {
         jobs: u64,
         deliveries: u64,
+        /// Of storage commitment, to senders.
+        reports: u64,
     },
 }
 
@@ -71,6 +74,7 @@ pub struct Daemon {
     wake: SyncSender<()>,
     worker_ended: oneshot::Receiver<()>,
     destinations: Arc<Destinations>,
+    reporters: Arc<Reporters>,
 }
 
 impl Daemon {
@@ -79,7 +83,8 @@ impl Daemon {
     /// # Errors
     /// If the spool, the address or a destination cannot be used.
     pub async fn start(settings: Settings, worker: impl Worker) -> Result<Self, DaemonError> {
-        let Settings { daemon: config, spool, ingest, http, destinations: configured } = settings;
+        let Settings { daemon: config, spool, ingest, http, commitment, destinations: configured } =
+            settings;
         let names: Vec<String> = configured.iter().map(|d| d.name.clone()).collect();
         let (spool, recovery) = Spool::open(spool)?;
         let spool = Arc::new(spool);
@@ -93,6 +98,8 @@ impl Daemon {
 
         let destinations = Arc::new(Destinations::new(spool.clone()));
         destinations.replace(&configured)?;
+        let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool);
+        let reporters = Arc::new(reporters);
 
         let health = watch::Sender::new(Health::default());
         let gallery = Arc::new(Gallery::default());
@@ -132,7 +139,13 @@ impl Daemon {
         });
         start_folder(ingest.folder, bell.intake(&spool, Way::Folder), intake.clone())?;
         let ring = bell.clone();
-        let sink = SpoolSink::new(spool.clone(), rule.subscribe(), move || ring.ring());
+        let requesters = commitment.requester.iter().map(|r| r.ae_title.trim().to_owned());
+        let (answer, tell) = (reporters.clone(), destinations.clone());
+        let sink = SpoolSink::new(spool.clone(), rule.subscribe(), move || ring.ring())
+            .with_commitment(requesters.collect(), move || {
+                answer.ring();
+                tell.ring();
+            });
         let sink = Arc::new(sink);
         let completion = tokio::spawn(watch_idle(sink.clone(), rule.subscribe(), bell));
         let listener = tokio::spawn(ingest::dicom::serve(listener, scp, sink, intake.clone()));
@@ -154,6 +167,7 @@ impl Daemon {
             wake,
             worker_ended,
             destinations,
+            reporters,
         })
     }
 
@@ -226,17 +240,18 @@ impl Daemon {
         drop(self.wake);
         in_time &= timeout_at(deadline, self.worker_ended).await.is_ok();
         in_time &= timeout_at(deadline, self.destinations.drain()).await.is_ok();
+        in_time &= timeout_at(deadline, self.reporters.drain()).await.is_ok();
         let spool = self.spool;
         let count = tokio::task::spawn_blocking(move || spool.count()).await;
         let count = count.ok().and_then(Result::ok).unwrap_or_default();
         let jobs = count.received + count.ready + count.running;
-        let deliveries = count.pending_deliveries;
-        if in_time && jobs == 0 && deliveries == 0 {
+        let (deliveries, reports) = (count.pending_deliveries, count.pending_reports);
+        if in_time && jobs + deliveries + reports == 0 {
             tracing::info!("stopped; nothing is left to do");
             return Drained::Completely;
         }
-        tracing::warn!(in_time, jobs, deliveries, "stopped; the rest waits in the spool");
-        Drained::WithRest { jobs, deliveries }
+        tracing::warn!(in_time, jobs, deliveries, reports, "stopped; the rest waits in the spool");
+        Drained::WithRest { jobs, deliveries, reports }
     }
 }
 

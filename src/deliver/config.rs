@@ -27,6 +27,10 @@ pub struct Config {
     /// `dicom`: with it, TLS is spoken (PS3.15 annex B).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<tls::Client>,
+    /// `dicom`: with it, a delivery is done when the destination has committed to keep it (storage commitment, PS3.4
+    /// annex J). It reports to `ingest.dicom`, under `calling_ae_title`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commitment: Option<Commitment>,
     /// `stow`: where studies are stored, such as `https://archive/dicom-web/studies`; `webhook`: where results are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -58,6 +62,22 @@ pub struct Config {
     #[serde(with = "duration", default = "default_give_up_after")]
     #[schemars(with = "duration::Text")]
     pub give_up_after: Duration,
+}
+
+/// `commitment` of a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Commitment {
+    /// What the destination has not committed to for so long after it was asked is sent again.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub within: Duration,
+}
+
+impl Default for Commitment {
+    fn default() -> Self {
+        Self { within: Duration::from_mins(10) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -100,6 +120,7 @@ pub struct DicomConfig {
     pub calling_ae_title: String,
     pub tls: Option<tls::Client>,
     pub timeout: Duration,
+    pub commitment: Option<Commitment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,6 +213,7 @@ impl Config {
             ae_title: None,
             calling_ae_title: None,
             tls: None,
+            commitment: None,
             url: None,
             token: None,
             ca: None,
@@ -224,9 +246,13 @@ impl Config {
             Kind::Dicom => Route::Dicom(DicomConfig {
                 address: self.address.clone().unwrap_or_default(),
                 ae_title: self.ae_title.clone().unwrap_or_default(),
-                calling_ae_title: self.calling_ae_title.clone().unwrap_or_else(|| "CDAL".into()),
+                calling_ae_title: self
+                    .calling_ae_title
+                    .clone()
+                    .unwrap_or_else(|| CALLING_AE_TITLE.into()),
                 tls: self.tls.clone(),
                 timeout: self.timeout,
+                commitment: self.commitment,
             }),
             Kind::Serial => Route::Serial(SerialConfig {
                 path: path(),
@@ -263,6 +289,7 @@ impl Config {
             ("ae_title", self.ae_title.is_some(), needs(&[Kind::Dicom]), needs(&[Kind::Dicom])),
             ("calling_ae_title", self.calling_ae_title.is_some(), false, needs(&[Kind::Dicom])),
             ("tls", self.tls.is_some(), false, needs(&[Kind::Dicom])),
+            ("commitment", self.commitment.is_some(), false, needs(&[Kind::Dicom])),
             (
                 "path",
                 self.path.is_some(),
@@ -305,9 +332,8 @@ impl Config {
         for (key, title) in
             [("ae_title", &self.ae_title), ("calling_ae_title", &self.calling_ae_title)]
         {
-            if title.as_ref().is_some_and(|t| t.trim().is_empty() || t.len() > 16 || !t.is_ascii())
-            {
-                faults.push(Fault::new(key, "is not an AE title: 1 to 16 ASCII characters"));
+            if title.as_ref().is_some_and(|title| !is_ae_title(title)) {
+                faults.push(Fault::new(key, AE_TITLE_RULE));
             }
         }
         let below = |fault: Fault| Fault { key: format!("tls.{}", fault.key), ..fault };
@@ -321,6 +347,9 @@ impl Config {
                 faults.push(Fault::new(key, "must be longer than 0ms"));
             }
         }
+        if self.commitment.is_some_and(|commitment| commitment.within.is_zero()) {
+            faults.push(Fault::new("commitment.within", "must be longer than 0ms"));
+        }
         if self.retry_max < self.retry_first {
             faults.push(Fault::new("retry_max", "must not be shorter than retry_first"));
         }
@@ -328,9 +357,18 @@ impl Config {
     }
 }
 
+/// What this program calls itself where nothing else is configured.
+pub const CALLING_AE_TITLE: &str = "CDAL";
+
+pub(super) const AE_TITLE_RULE: &str = "is not an AE title: 1 to 16 ASCII characters";
+
+pub(super) fn is_ae_title(text: &str) -> bool {
+    !text.trim().is_empty() && text.len() <= 16 && text.is_ascii()
+}
+
 const WEB: &[Kind] = &[Kind::Stow, Kind::Webhook];
 
-fn is_host_and_port(text: &str) -> bool {
+pub(super) fn is_host_and_port(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }

@@ -1,115 +1,29 @@
-//! C-STORE SCU (PS3.4 annex B). One association carries whatever is due.
+//! C-STORE SCU (PS3.4 annex B) and, where a destination is to commit to what it took, storage commitment SCU (annex
+//! J). One association carries whatever is due.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_dictionary_std::uids;
 use dicom_object::FileDicomObject;
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
-use dicom_ul::association::Error;
-use dicom_ul::association::client::{
-    AsyncClientAssociation, AsyncTlsStream, ClientAssociationOptions,
-};
-use dicom_ul::pdu::{
-    AssociationRJResult, PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu,
-    PresentationContextNegotiated,
-};
-use tokio::net::TcpStream;
+use dicom_ul::pdu::PresentationContextNegotiated;
 use tokio::time::timeout;
 
+use super::association::{Association, Failure, NO_CONTEXT};
+use super::worker::blocking;
 use super::{DicomConfig, Outcome};
-use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, VERIFICATION, status};
+use crate::codec::commitment::{PUSH_MODEL, REQUEST, Report, Request};
+use crate::codec::dimse::{Command, VERIFICATION, status};
 use crate::codec::part10;
-use crate::spool::{Delivery, DicomObject};
-use crate::tls;
+use crate::domain::SopReference;
+use crate::spool::{Delivery, DicomObject, Inquiry, Spool};
 
-const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
-const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
-
-/// Largest fragment of a data set in one PDU, whatever the peer would take.
-const MAX_FRAGMENT_BYTES: usize = 128 << 10;
+const IMPLICIT_VR_LITTLE_ENDIAN: &str = uids::IMPLICIT_VR_LITTLE_ENDIAN;
+const EXPLICIT_VR_LITTLE_ENDIAN: &str = uids::EXPLICIT_VR_LITTLE_ENDIAN;
 
 /// Offered in every association beside the class of the first object: what this program makes.
 const CLASSES: [&str; 2] = [uids::SEGMENTATION_STORAGE, uids::SECONDARY_CAPTURE_IMAGE_STORAGE];
-
-enum Association {
-    Plain(Box<AsyncClientAssociation<TcpStream>>),
-    Tls(Box<AsyncClientAssociation<AsyncTlsStream>>),
-}
-
-/// The same call on either kind.
-macro_rules! either {
-    ($association:expr, $inner:ident => $call:expr) => {
-        match $association {
-            Association::Plain($inner) => $call,
-            Association::Tls($inner) => $call,
-        }
-    };
-}
-
-impl Association {
-    /// Associates with the options' contexts.
-    async fn establish(
-        options: ClientAssociationOptions<'_>,
-        config: &DicomConfig,
-    ) -> Result<Self, Outcome> {
-        let address = config.address.as_str();
-        let established = match &config.tls {
-            None => {
-                let establish = options.establish_async(address);
-                timeout(config.timeout, establish)
-                    .await
-                    .map(|plain| plain.map(|link| Self::Plain(Box::new(link))))
-            }
-            Some(trust) => {
-                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-                let name = trust.server_name.as_deref().unwrap_or(host.trim_matches(['[', ']']));
-                // Read for every association: certificates are renewed while a daemon runs.
-                let tls = tls::client(trust)
-                    .map_err(|error| Outcome::Unreachable(format!("no TLS: {error}")))?;
-                let establish =
-                    options.tls_config(tls).server_name(name).establish_tls_async(address);
-                timeout(config.timeout, establish)
-                    .await
-                    .map(|tls| tls.map(|link| Self::Tls(Box::new(link))))
-            }
-        };
-        match established {
-            Ok(Ok(association)) => Ok(association),
-            Ok(Err(error)) => Err(judge_refusal(&error)),
-            Err(_) => Err(Outcome::Unreachable("no association in time".to_owned())),
-        }
-    }
-
-    fn contexts(&self) -> &[PresentationContextNegotiated] {
-        either!(self, association => association.presentation_contexts())
-    }
-
-    /// Largest fragment of a message that the peer takes.
-    fn room(&self) -> usize {
-        let pdu = either!(self, association => association.acceptor_max_pdu_length());
-        (pdu - PDV_HEADER_SIZE) as usize
-    }
-
-    async fn send(&mut self, pdu: &Pdu) -> Result<(), Failure> {
-        either!(self, association => association.send(pdu).await)
-            .map_err(|error| Failure::Lost(lost(&error)))
-    }
-
-    async fn receive(&mut self) -> Result<Pdu, Failure> {
-        either!(self, association => association.receive().await)
-            .map_err(|error| Failure::Lost(lost(&error)))
-    }
-
-    async fn release(self) {
-        let release = async { either!(self, association => association.release().await) };
-        let _ = timeout(RELEASE_PATIENCE, release).await;
-    }
-
-    async fn abort(self, patience: Duration) {
-        let abort = async { either!(self, association => association.abort().await) };
-        let _ = timeout(patience, abort).await;
-    }
-}
 
 /// The way to one destination: an association that stays open from object to object until it is released.
 #[derive(Default)]
@@ -121,16 +35,6 @@ struct Open {
     association: Association,
     /// SOP classes that were offered; those not accepted will not be in this association.
     offered: Vec<String>,
-    /// Of the last request.
-    message_id: u16,
-}
-
-/// Why an object was not stored.
-enum Failure {
-    /// The destination said so, or it cannot be sent at all; the association is in order.
-    Answered(Outcome),
-    /// The association is of no more use.
-    Lost(String),
 }
 
 impl Link {
@@ -151,24 +55,70 @@ impl Link {
         // A peer may have closed an association that was open for a while; that is no outage yet.
         while let Some(open) = &mut self.open {
             match open.store(config.timeout, object, file, dataset).await {
-                Ok(code) => return judge(code),
+                Ok(code) => return config.judge(code),
                 Err(Failure::Answered(outcome)) => return outcome,
                 Err(Failure::Lost(_)) => self.abort(config.timeout).await,
             }
         }
-        let mut open = match Open::associate(config, object).await {
+        let syntax = object.transfer_syntax.as_str();
+        let mut open = match Open::associate(config, &[class], &[syntax]).await {
             Ok(open) => open,
             Err(outcome) => return outcome,
         };
         let stored = open.store(config.timeout, object, file, dataset).await;
         self.open = Some(open);
         match stored {
-            Ok(code) => judge(code),
+            Ok(code) => config.judge(code),
             Err(Failure::Answered(outcome)) => outcome,
             Err(Failure::Lost(reason)) => {
                 self.abort(config.timeout).await;
                 Outcome::Unreachable(reason)
             }
+        }
+    }
+
+    /// Asks the destination to commit to what it took (N-ACTION). Its word comes later, in a report.
+    pub(super) async fn inquire(
+        &mut self,
+        config: &DicomConfig,
+        inquiry: &Inquiry,
+    ) -> Result<(), Outcome> {
+        let reference = |delivery: &Delivery| {
+            let DicomObject { sop_class_uid, sop_instance_uid, .. } = delivery.dicom.clone()?;
+            Some(SopReference { sop_class_uid, sop_instance_uid })
+        };
+        let objects = inquiry.deliveries.iter().filter_map(reference).collect();
+        let request = Request { transaction: inquiry.transaction.clone(), objects };
+        if self.open.is_none() {
+            let associated = Open::associate(config, &[], &[]).await;
+            self.open = Some(associated.map_err(|outcome| match outcome {
+                // The objects were taken; a destination that does not offer this may do so tomorrow.
+                Outcome::Never(_) => Outcome::Later(NO_COMMITMENT.to_owned()),
+                outcome => outcome,
+            })?);
+        }
+        let open = self.open.as_mut().expect("opened above");
+        let answer = open.inquire(config.timeout, &request).await;
+        match answer {
+            Ok(status::SUCCESS) => Ok(()),
+            Ok(code) => Err(Outcome::Later(format!("N-ACTION status {code:04X}"))),
+            Err(failure) => {
+                if matches!(failure, Failure::Lost(_)) {
+                    self.abort(config.timeout).await;
+                }
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Waits for a report on the open association. Never ends if there is none. What it says is put into the spool, and
+    /// then acknowledged.
+    pub(super) async fn report(&mut self, spool: &Arc<Spool>) {
+        let Some(open) = &mut self.open else { return std::future::pending().await };
+        if open.report(spool).await.is_err() {
+            // Closed by the destination, which will report on an association of its own.
+            self.open = None;
+            std::future::pending::<()>().await;
         }
     }
 
@@ -187,28 +137,67 @@ impl Link {
 }
 
 impl Open {
-    async fn associate(config: &DicomConfig, object: &DicomObject) -> Result<Self, Outcome> {
-        let stored = object.transfer_syntax.as_str();
-        let mut options = ClientAssociationOptions::new()
-            .calling_ae_title(config.calling_ae_title.as_str())
-            .called_ae_title(config.ae_title.as_str())
-            .write_timeout(config.timeout)
-            .read_timeout(config.timeout);
-        let class = object.sop_class_uid.as_str();
-        let others = CLASSES.into_iter().filter(|other| *other != class);
-        let offered: Vec<String> =
-            std::iter::once(class).chain(others).map(str::to_owned).collect();
-        // One context for each transfer syntax, so that the peer says which of them it takes.
+    /// Offers `classes` beside those of this program's products, in `syntaxes` beside the native ones.
+    async fn associate(
+        config: &DicomConfig,
+        classes: &[&str],
+        syntaxes: &[&str],
+    ) -> Result<Self, Outcome> {
+        let with = |first: &[&'static str], more: &[&str]| -> Vec<String> {
+            let others = first.iter().filter(|other| !more.contains(other));
+            more.iter().chain(others).map(|text| (*text).to_owned()).collect()
+        };
         let native = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN];
-        let others = native.iter().filter(|other| native.contains(&stored) && **other != stored);
-        let syntaxes: Vec<&str> = std::iter::once(&stored).chain(others).copied().collect();
+        let is_native = syntaxes.iter().all(|syntax| native.contains(syntax));
+        let offered = with(&CLASSES, classes);
+        let syntaxes = if is_native { with(&native, syntaxes) } else { with(&[], syntaxes) };
+        let mut options = Association::options(config);
+        // One context for each transfer syntax, so that the peer says which of them it takes.
         for class in &offered {
             for syntax in &syntaxes {
-                options = options.with_presentation_context(class.as_str(), vec![*syntax]);
+                options = options.with_presentation_context(class.clone(), vec![syntax.clone()]);
             }
         }
+        if config.commitment.is_some() {
+            let class = PUSH_MODEL.sop_class_uid.as_str();
+            options = options.with_presentation_context(class, native.to_vec());
+        }
         let association = Association::establish(options, config).await?;
-        Ok(Self { association, offered, message_id: 0 })
+        Ok(Self { association, offered })
+    }
+
+    async fn inquire(&mut self, patience: Duration, request: &Request) -> Result<u16, Failure> {
+        let later = |reason: String| Failure::Answered(Outcome::Later(reason));
+        let found = self.association.context_of(PUSH_MODEL.sop_class_uid.as_str());
+        let (context, syntax) = found.ok_or_else(|| later(NO_COMMITMENT.to_owned()))?;
+        let data = request.encode(&syntax).map_err(|error| later(error.to_string()))?;
+        let action = |message_id| Command::ActionRequest {
+            message_id,
+            target: PUSH_MODEL.clone(),
+            action_type: REQUEST,
+        };
+        self.association.ask(context, action, Some(&data), patience).await
+    }
+
+    async fn report(&mut self, spool: &Arc<Spool>) -> Result<(), Failure> {
+        let message = self.association.next_request().await?;
+        let Command::EventReportRequest { message_id, source, event_type } = message.command else {
+            return Err(Failure::Lost("the destination asks for something".to_owned()));
+        };
+        let class = PUSH_MODEL.sop_class_uid.as_str();
+        let syntax = self.association.context_of(class).map(|(_, syntax)| syntax);
+        let status = match Report::parse(message.data, &syntax.unwrap_or_default()) {
+            Err(_) => status::INVALID_ARGUMENT_VALUE,
+            Ok(Report { transaction, safe, failed }) => {
+                let spool = Arc::clone(spool);
+                match blocking(move || spool.report_custody(&transaction, &safe, &failed)).await {
+                    Ok(_) => status::SUCCESS,
+                    Err(_) => status::RESOURCE_LIMITATION,
+                }
+            }
+        };
+        let answer = Command::EventReportResponse { message_id, status, source, event_type };
+        self.association.answer(message.context, &answer).await
     }
 
     /// Sends the object and returns the status of the answer.
@@ -247,67 +236,13 @@ impl Open {
             })?;
             &transcoded
         };
-        self.message_id = self.message_id.wrapping_add(1);
-        let request = Command::StoreRequest {
-            message_id: self.message_id,
-            sop_class_uid: object.sop_class_uid.clone(),
-            sop_instance_uid: object.sop_instance_uid.clone(),
+        let (class, instance) = (&object.sop_class_uid, &object.sop_instance_uid);
+        let request = |message_id| Command::StoreRequest {
+            message_id,
+            sop_class_uid: class.clone(),
+            sop_instance_uid: instance.clone(),
         };
-        self.send(id, PDataValueType::Command, &request.encode()).await?;
-        self.send(id, PDataValueType::Data, dataset).await?;
-        timeout(patience, self.answer())
-            .await
-            .unwrap_or_else(|_| Err(Failure::Lost("no answer to C-STORE in time".to_owned())))
-    }
-
-    async fn send(
-        &mut self,
-        context: u8,
-        value_type: PDataValueType,
-        bytes: &[u8],
-    ) -> Result<(), Failure> {
-        let room = self.association.room().min(MAX_FRAGMENT_BYTES) & !1;
-        let mut fragments = bytes.chunks(room).peekable();
-        while let Some(fragment) = fragments.next() {
-            let data = vec![PDataValue {
-                presentation_context_id: context,
-                value_type: value_type.clone(),
-                is_last: fragments.peek().is_none(),
-                data: fragment.to_vec(),
-            }];
-            self.association.send(&Pdu::PData { data }).await?;
-        }
-        Ok(())
-    }
-
-    async fn answer(&mut self) -> Result<u16, Failure> {
-        let expected = self.message_id;
-        let mut bytes = Vec::new();
-        loop {
-            let Pdu::PData { data } = self.association.receive().await? else {
-                return Err(Failure::Lost("the destination broke the association off".into()));
-            };
-            for value in data {
-                if value.value_type != PDataValueType::Command
-                    || bytes.len() + value.data.len() > MAX_COMMAND_BYTES
-                {
-                    return Err(Failure::Lost("the answer is not a response".into()));
-                }
-                bytes.extend_from_slice(&value.data);
-                if !value.is_last {
-                    continue;
-                }
-                match Command::parse(&std::mem::take(&mut bytes)) {
-                    Ok(
-                        Command::StoreResponse { message_id, status, .. }
-                        | Command::EchoResponse { message_id, status }
-                        | Command::Failure { message_id, status, .. },
-                    ) if message_id == expected => return Ok(status),
-                    Ok(_) => {}
-                    Err(error) => return Err(Failure::Lost(error.to_string())),
-                }
-            }
-        }
+        self.association.ask(id, request, Some(dataset), patience).await
     }
 }
 
@@ -316,58 +251,34 @@ impl Open {
 /// # Errors
 /// Why not, in words.
 pub async fn echo(config: &DicomConfig) -> Result<(), String> {
-    let options = ClientAssociationOptions::new()
-        .calling_ae_title(config.calling_ae_title.as_str())
-        .called_ae_title(config.ae_title.as_str())
-        .write_timeout(config.timeout)
-        .read_timeout(config.timeout)
+    let options = Association::options(config)
         .with_presentation_context(VERIFICATION, vec![IMPLICIT_VR_LITTLE_ENDIAN]);
-    let reason = |outcome| match outcome {
-        Outcome::Never(reason) | Outcome::Unreachable(reason) | Outcome::Later(reason) => reason,
-        Outcome::Sent => String::new(),
-    };
     let ask = async {
-        let association = Association::establish(options, config).await?;
+        let mut association = Association::establish(options, config).await?;
         let context = association.contexts().first().map_or(1, |context| context.id);
-        let mut open = Open { association, offered: Vec::new(), message_id: 1 };
-        let request = Command::EchoRequest { message_id: 1 }.encode();
-        let asked = open.send(context, PDataValueType::Command, &request).await;
-        let answered = match asked {
-            Ok(()) => open.answer().await,
-            Err(failure) => Err(failure),
-        };
-        open.association.release().await;
-        answered.map_err(|failure| match failure {
-            Failure::Answered(outcome) => outcome,
-            Failure::Lost(reason) => Outcome::Unreachable(reason),
-        })
+        let request = |message_id| Command::EchoRequest { message_id };
+        let answered = association.ask(context, request, None, config.timeout).await;
+        association.release().await;
+        answered.map_err(Outcome::from)
     };
     match timeout(config.timeout, ask).await {
         Err(_) => Err("no answer in time".to_owned()),
         Ok(Ok(status::SUCCESS)) => Ok(()),
         Ok(Ok(code)) => Err(format!("C-ECHO status {code:04X}")),
-        Ok(Err(outcome)) => Err(reason(outcome)),
+        Ok(Err(outcome)) => Err(outcome.reason().to_owned()),
     }
 }
 
-const NO_CONTEXT: &str = "the destination accepts no context for this SOP class";
+const NO_COMMITMENT: &str =
+    "the destination does not offer storage commitment; remove commitment, or switch it on there";
 
-/// Longest wait for the answer to a release.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
-
-fn judge_refusal(error: &Error) -> Outcome {
-    match error {
-        Error::NoAcceptedPresentationContexts { .. } => Outcome::Never(NO_CONTEXT.to_owned()),
-        Error::Rejected { association_rj, .. } => {
-            // A wrong AE title is put right on either side; the object is as good as before.
-            let permanent = association_rj.result == AssociationRJResult::Permanent;
-            let how = if permanent { "for good (check the AE titles)" } else { "for now" };
-            Outcome::Unreachable(format!("association rejected {how}: {}", association_rj.source))
+impl DicomConfig {
+    /// Where the destination is to commit to what it has taken, more is to come.
+    fn judge(&self, code: u16) -> Outcome {
+        match judge(code) {
+            Outcome::Sent if self.commitment.is_some() => Outcome::Taken,
+            outcome => outcome,
         }
-        Error::Connect { source, .. } | Error::ToAddress { source, .. } => {
-            Outcome::Unreachable(format!("no connection: {source}"))
-        }
-        error => Outcome::Unreachable(lost(error)),
     }
 }
 
@@ -390,20 +301,6 @@ fn transcode(file: &[u8], to: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     object.write_dataset_with_ts(&mut bytes, syntax).ok()?;
     Some(bytes)
-}
-
-/// Says what went wrong without quoting the peer.
-fn lost(error: &Error) -> String {
-    match error {
-        Error::ReceivePdu { .. } => "the destination's answer could not be read",
-        Error::ConnectionClosed { .. } => "the destination closed the connection",
-        Error::WireSend { .. } | Error::WireRead { .. } | Error::SendPdu { .. } => {
-            "connection lost"
-        }
-        Error::Timeout { .. } => "timeout",
-        _ => "protocol error",
-    }
-    .to_owned()
 }
 
 #[cfg(test)]

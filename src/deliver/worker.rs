@@ -7,9 +7,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 
 use super::{Config, Outcome, Route, backoff, dicom, folder, serial, stow, webhook};
+use crate::codec::dimse::status;
 use crate::domain::Fault;
 use crate::durable::{self, failpoint};
-use crate::spool::{Delivery, Next, Spool, SpoolError};
+use crate::spool::{Delivery, Next, Spool, SpoolError, Verdict};
 use crate::telemetry::{Stage, audit, metrics};
 
 /// How the deliveries are worked off.
@@ -28,18 +29,24 @@ pub struct Destination {
     route: Arc<Route>,
     /// To a DICOM destination; carries one object after the other.
     link: dicom::Link,
+    /// It was asked for its commitment, and may answer on the same association.
+    asked: bool,
     spool: Arc<Spool>,
 }
 
+/// How long an association stays open for a report on what was just asked. Most destinations report on one of their
+/// own, some at once on this.
+const REPORT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Pause after an error of the spool itself, such as a full disk.
-const SPOOL_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const SPOOL_PAUSE: Duration = Duration::from_secs(1);
 
 impl Destination {
     /// # Errors
     /// What is wrong with the configuration.
     pub fn new(config: Config, spool: Arc<Spool>) -> Result<Self, Vec<Fault>> {
         let route = Arc::new(config.route()?);
-        Ok(Self { config, route, link: dicom::Link::default(), spool })
+        Ok(Self { config, route, link: dicom::Link::default(), asked: false, spool })
     }
 
     /// Works until the mode is `Stop`, or `Drain` and nothing more can be sent. `wake` tells that there are new deliveries.
@@ -51,6 +58,19 @@ impl Destination {
                 tracing::error!(destination = self.config.name, %error, "the spool refuses");
                 Some(SPOOL_PAUSE)
             });
+            if now == Mode::Serve && self.asked {
+                tokio::select! {
+                    () = tokio::time::sleep(REPORT_PATIENCE) => {}
+                    // Whatever it says is in the spool now.
+                    () = self.link.report(&self.spool) => wake.notify_one(),
+                    () = wake.notified() => wake.notify_one(),
+                    changed = mode.changed() => match changed {
+                        Ok(()) => wake.notify_one(),
+                        Err(_) => return,
+                    },
+                }
+                self.asked = false;
+            }
             self.link.release().await;
             if now != Mode::Serve {
                 return;
@@ -73,27 +93,91 @@ impl Destination {
             blocking(move || spool.hurry(&name)).await?;
         }
         while *mode.borrow() != Mode::Stop {
+            self.hear_verdicts().await?;
             let (spool, name) = (self.spool.clone(), self.config.name.clone());
-            match blocking(move || spool.next_delivery(&name)).await? {
-                Next::Due(delivery) => self.attempt(&delivery).await?,
-                Next::After(wait) => return Ok(Some(wait)),
-                Next::Nothing => return Ok(None),
+            let wait = match blocking(move || spool.next_delivery(&name)).await? {
+                Next::Due(delivery) => {
+                    self.attempt(&delivery).await?;
+                    continue;
+                }
+                Next::After(wait) => Some(wait),
+                Next::Nothing => None,
+            };
+            if self.inquire().await? {
+                continue;
             }
+            let (spool, name) = (self.spool.clone(), self.config.name.clone());
+            let silence = blocking(move || spool.next_silence(&name)).await?;
+            return Ok(wait.into_iter().chain(silence).min());
         }
         Ok(None)
+    }
+
+    /// Asks the destination to commit to what it took. Returns whether there was anything to ask about.
+    async fn inquire(&mut self) -> Result<bool, SpoolError> {
+        let Route::Dicom(config) = &*self.route else { return Ok(false) };
+        // What was taken before the section was removed is asked about all the same.
+        let within = config.commitment.unwrap_or_default().within;
+        let (spool, name) = (self.spool.clone(), self.config.name.clone());
+        let Some(inquiry) = blocking(move || spool.inquire(&name, within)).await? else {
+            return Ok(false);
+        };
+        match self.link.inquire(config, &inquiry).await {
+            Ok(()) => self.asked = true,
+            Err(outcome) => {
+                for delivery in inquiry.deliveries {
+                    self.conclude(delivery, outcome.clone()).await?;
+                }
+                self.give_up().await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Records what the destination has said, or not said, about what it took.
+    async fn hear_verdicts(&mut self) -> Result<(), SpoolError> {
+        let (spool, name) = (self.spool.clone(), self.config.name.clone());
+        let verdicts = blocking(move || spool.verdicts(&name)).await?;
+        let refused = verdicts.iter().any(|(_, verdict)| *verdict != Verdict::Safe);
+        for (delivery, verdict) in verdicts {
+            let outcome = judge(verdict);
+            metrics().committed(&self.config.name, outcome.kind(), delivery.bytes);
+            self.conclude(delivery, outcome).await?;
+        }
+        if refused { self.give_up().await } else { Ok(()) }
+    }
+
+    /// Tells and records what came of a delivery that its destination had taken.
+    async fn conclude(&self, delivery: Delivery, outcome: Outcome) -> Result<(), SpoolError> {
+        // The attempt that is judged is counted already.
+        let before = delivery.attempts.saturating_sub(1);
+        self.tell(&delivery, &outcome, delivery.attempts, None);
+        let Config { retry_first, retry_max, .. } = self.config;
+        self.record(delivery, outcome, backoff::delay(before, retry_first, retry_max)).await
     }
 
     /// Sends once and records what came of it.
     async fn attempt(&mut self, delivery: &Delivery) -> Result<(), SpoolError> {
         let started = Instant::now();
         let outcome = self.send(delivery).await;
-        let (job, destination) = (&delivery.job, self.config.name.as_str());
-        let attempt = delivery.attempts + 1;
         let elapsed = started.elapsed();
-        let send_ms = elapsed.as_millis() as u64;
         let failed = matches!(outcome, Outcome::Later(_) | Outcome::Unreachable(_));
-        metrics().delivery(destination, outcome.kind(), elapsed, delivery.bytes);
-        match &outcome {
+        metrics().delivery(&self.config.name, outcome.kind(), elapsed, delivery.bytes);
+        let send_ms = elapsed.as_millis() as u64;
+        self.tell(delivery, &outcome, delivery.attempts + 1, Some(send_ms));
+        let Config { retry_first, retry_max, .. } = self.config;
+        let retry = backoff::delay(delivery.attempts, retry_first, retry_max);
+        self.record(delivery.clone(), outcome, retry).await?;
+        if failed { self.give_up().await } else { Ok(()) }
+    }
+
+    /// Into log and audit trail.
+    fn tell(&self, delivery: &Delivery, outcome: &Outcome, attempt: u32, send_ms: Option<u64>) {
+        let (job, destination) = (&delivery.job, self.config.name.as_str());
+        match outcome {
+            Outcome::Taken => {
+                tracing::debug!(%job, destination, attempt, send_ms, "taken; to be committed to");
+            }
             Outcome::Sent => {
                 audit::record(
                     "delivered",
@@ -117,10 +201,6 @@ impl Destination {
                 );
             }
         }
-        let Config { retry_first, retry_max, .. } = self.config;
-        let retry = backoff::delay(delivery.attempts, retry_first, retry_max);
-        self.record(delivery.clone(), outcome, retry).await?;
-        if failed { self.give_up().await } else { Ok(()) }
     }
 
     /// Makes dead letters of what has been pending for too long.
@@ -146,6 +226,10 @@ impl Destination {
             failpoint::reach("delivery.confirmed");
             let account = match outcome {
                 Outcome::Sent => spool.sent(&delivery)?,
+                Outcome::Taken => {
+                    spool.taken(&delivery)?;
+                    None
+                }
                 Outcome::Never(reason) => spool.bury(&delivery, &reason)?,
                 Outcome::Later(reason) | Outcome::Unreachable(reason) => {
                     spool.postpone(&delivery, &reason, retry)?;
@@ -197,8 +281,20 @@ impl Destination {
     }
 }
 
+/// What a destination's word on an object that it took means for the delivery (PS3.3 section C.14.1.1).
+fn judge(verdict: Verdict) -> Outcome {
+    match verdict {
+        Verdict::Safe => Outcome::Sent,
+        Verdict::Silence => Outcome::Later("not committed to in time".to_owned()),
+        Verdict::Failed(
+            reason @ (status::CLASS_INSTANCE_CONFLICT | status::SOP_CLASS_NOT_SUPPORTED),
+        ) => Outcome::Never(format!("commitment refused: {reason:04X}")),
+        Verdict::Failed(reason) => Outcome::Later(format!("commitment failed: {reason:04X}")),
+    }
+}
+
 /// Runs `work` where it may block. A panic in it goes on here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {

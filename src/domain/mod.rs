@@ -14,5 +14,5 @@ mod volume;
 pub use fault::Fault;
 pub use geometry::Geometry;
 pub use label::{Code, Label};
-pub use uid::{Uid, UidError};
+pub use uid::{SopReference, Uid, UidError};
 pub use volume::{Provenance, Segmentation, Volume};

@@ -54,6 +54,13 @@ impl Uid {
     }
 }
 
+/// One object as others refer to it (SOP Instance Reference, PS3.3 table 10-11).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SopReference {
+    pub sop_class_uid: Uid,
+    pub sop_instance_uid: Uid,
+}
+
 impl fmt::Display for Uid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -16,21 +16,25 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Between the durable steps of an object, a job and a delivery, in the order in which they are passed.
-pub const STEPS: [&str; 14] = [
-    "ingest.written",     // the last byte is in a temporary file
-    "ingest.synced",      // and on the disk
-    "store.renamed",      // the payload has its name and no row
-    "store.recorded",     // the row is not committed
-    "store.committed",    // and now it is; the sender has heard nothing
-    "job.claimed",        // it is running
-    "job.computed",       // the products are in memory
-    "finish.renamed",     // they are files without a row
-    "finish.recorded",    // the job's end is not committed
-    "finish.committed",   // and now it is; no destination has heard of it
-    "delivery.confirmed", // a destination has it and the spool does not know
-    "delivery.recorded",  // the row is not committed
-    "delivery.committed", // and now it is
-    "tidy.committed",     // finished work is forgotten; its files are still there
+pub const STEPS: [&str; 18] = [
+    "ingest.written",      // the last byte is in a temporary file
+    "ingest.synced",       // and on the disk
+    "store.renamed",       // the payload has its name and no row
+    "store.recorded",      // the row is not committed
+    "store.committed",     // and now it is; the sender has heard nothing
+    "job.claimed",         // it is running
+    "job.computed",        // the products are in memory
+    "finish.renamed",      // they are files without a row
+    "finish.recorded",     // the job's end is not committed
+    "finish.committed",    // and now it is; no destination has heard of it
+    "delivery.confirmed",  // a destination has it and the spool does not know
+    "delivery.recorded",   // the row is not committed
+    "delivery.committed",  // and now it is
+    "commitment.recorded", // a sender's request for storage commitment is in the spool; it has heard nothing
+    "commitment.told",     // the sender has acknowledged the report and the spool does not know
+    "custody.asked",       // a destination will be asked for its commitment, and has not been yet
+    "custody.reported",    // its report has come and is recorded; it has heard nothing
+    "tidy.committed",      // finished work is forgotten; its files are still there
 ];
 
 /// Calls of the operating system that a full disk fails.

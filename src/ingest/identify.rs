@@ -26,6 +26,8 @@ pub(super) fn series_of(received: &Received, file: &Path) -> Result<Uid, Refusal
 pub(super) struct Identity {
     pub(super) series: Uid,
     pub(super) instance: Uid,
+    /// SOP class of a DICOM image.
+    pub(super) class: Option<Uid>,
     pub(super) extension: &'static str,
 }
 
@@ -43,7 +45,7 @@ pub(super) fn file(file: &Synced) -> Result<Identity, Refusal> {
         None => return Err(Refusal::NotAnImage("give a DICOM, NIfTI, PNG or TIFF file")),
     };
     let instance = Uid::derived(&["image", &file.sha256]);
-    Ok(Identity { series: instance.clone(), instance, extension })
+    Ok(Identity { series: instance.clone(), instance, class: None, extension })
 }
 
 fn dicom(path: &Path) -> Result<Identity, Refusal> {
@@ -57,5 +59,10 @@ fn dicom(path: &Path) -> Result<Identity, Refusal> {
             "its transfer syntax is not supported; send it uncompressed",
         ));
     }
-    Ok(Identity { series: found.series, instance: found.sop_instance, extension: "dcm" })
+    Ok(Identity {
+        series: found.series,
+        instance: found.sop_instance,
+        class: Some(found.sop_class),
+        extension: "dcm",
+    })
 }

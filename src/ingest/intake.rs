@@ -53,6 +53,7 @@ impl Intake {
         for (identity, file) in identities.into_iter().zip(files) {
             let arrival = Arrival {
                 sop_instance_uid: identity.instance.clone(),
+                sop_class_uid: identity.class,
                 series_instance_uid: identity.series,
                 association: 0,
                 extension: identity.extension,

@@ -23,7 +23,7 @@ use crate::domain::Fault;
 
 pub use folder_sink::{FolderSink, Landed, Via};
 pub use intake::{Accepted, Intake};
-pub use sink::{Hold, Received, Refusal, Sink};
+pub use sink::{Declined, Hold, Received, Refusal, Sink};
 pub use spool_sink::SpoolSink;
 
 /// Section `[ingest]`.

@@ -1,3 +1,4 @@
+use crate::codec::commitment::{Report, Request};
 use crate::codec::dimse::status;
 use crate::domain::Uid;
 use crate::durable::{DurableError, Incoming, Synced};
@@ -46,6 +47,31 @@ impl Refusal {
     }
 }
 
+/// Why a word about storage commitment was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Declined {
+    #[error("storage commitment is not offered here")]
+    NotOffered,
+    #[error(
+        "no [[commitment.requester]] has this AE title, so nobody knows where to report to; add it"
+    )]
+    UnknownRequester,
+    #[error("out of resources: {0}")]
+    OutOfResources(#[from] SpoolError),
+}
+
+impl Declined {
+    /// N-ACTION and N-EVENT-REPORT status (PS3.7 annex C).
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NotOffered => status::UNRECOGNIZED_OPERATION,
+            Self::UnknownRequester => status::NOT_AUTHORIZED,
+            Self::OutOfResources(_) => status::RESOURCE_LIMITATION,
+        }
+    }
+}
+
 /// Keeps a series from being taken for idle.
 pub type Hold = Box<dyn Send + Sync>;
 
@@ -72,6 +98,23 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// If it cannot be kept; the sender is told.
     fn store(&self, received: &Received, file: Synced) -> Result<(), Refusal>;
+
+    /// The sender with the AE title `requester` asks which of its objects are safe here. When this returns, it will be
+    /// told, even after a power cut.
+    ///
+    /// # Errors
+    /// If it cannot be told; it hears that now.
+    fn ask_commitment(&self, _requester: &str, _request: &Request) -> Result<(), Declined> {
+        Err(Declined::NotOffered)
+    }
+
+    /// A destination tells which of the objects that it got are safe with it.
+    ///
+    /// # Errors
+    /// If that cannot be kept; the destination is told, and reports again.
+    fn report_commitment(&self, _report: &Report) -> Result<(), Declined> {
+        Err(Declined::NotOffered)
+    }
 
     /// The last object of an association has been stored; `released` says that its end was an orderly one.
     fn association_ended(&self, _association: u64, _released: bool) {}

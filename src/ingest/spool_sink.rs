@@ -6,7 +6,8 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::dicom::{Completion, OnRelease};
-use super::{Hold, Received, Refusal, Sink, identify};
+use super::{Declined, Hold, Received, Refusal, Sink, identify};
+use crate::codec::commitment::{Report, Request};
 use crate::domain::Uid;
 use crate::durable::{Incoming, Synced};
 use crate::spool::{Arrival, JobId, Spool, SpoolError, Stored};
@@ -21,6 +22,9 @@ pub struct SpoolSink {
     touched: Mutex<HashMap<u64, HashSet<JobId>>>,
     receiving: Arc<Receiving>,
     on_change: Arc<dyn Fn() + Send + Sync>,
+    /// AE titles of those who may ask for storage commitment.
+    requesters: Vec<String>,
+    on_commitment: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Series of which objects are on their way: how many.
@@ -55,7 +59,20 @@ impl SpoolSink {
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let (touched, receiving) = Default::default();
-        Self { spool, completion, touched, receiving, on_change: Arc::new(on_change) }
+        let (requesters, on_commitment) = (Vec::new(), Box::new(|| ()));
+        let on_change = Arc::new(on_change);
+        Self { spool, completion, touched, receiving, on_change, requesters, on_commitment }
+    }
+
+    /// Lets these AE titles ask for storage commitment. `on_commitment` is called whenever one asks or a destination
+    /// reports; it must not block.
+    #[must_use]
+    pub fn with_commitment(
+        self,
+        requesters: Vec<String>,
+        on_commitment: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self { requesters, on_commitment: Box::new(on_commitment), ..self }
     }
 
     /// Completes series of which nothing came for the idle time and nothing is on its way. Returns how many, and in
@@ -108,6 +125,7 @@ impl Sink for SpoolSink {
         let arrival = Arrival {
             series_instance_uid: identify::series_of(received, file.path())?,
             sop_instance_uid: received.sop_instance_uid.clone(),
+            sop_class_uid: Some(received.sop_class_uid.clone()),
             association: received.association,
             extension: "dcm",
         };
@@ -136,6 +154,27 @@ impl Sink for SpoolSink {
         }
         metrics().object(Way::Dicom);
         (self.on_change)();
+        Ok(())
+    }
+
+    fn ask_commitment(&self, requester: &str, request: &Request) -> Result<(), Declined> {
+        if !self.requesters.iter().any(|known| known == requester) {
+            return Err(Declined::UnknownRequester);
+        }
+        let objects = request.objects.len();
+        self.spool.ask_commitment(requester, &request.transaction, &request.objects)?;
+        tracing::debug!(requester, objects, "asked for storage commitment");
+        (self.on_commitment)();
+        Ok(())
+    }
+
+    fn report_commitment(&self, report: &Report) -> Result<(), Declined> {
+        let Report { transaction, safe, failed } = report;
+        let news = self.spool.report_custody(transaction, safe, failed)?;
+        if news == 0 {
+            tracing::debug!("a report of storage commitment nobody waits for");
+        }
+        (self.on_commitment)();
         Ok(())
     }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{DeliveryState, DicomObject, JobId, Product, Spool, SpoolError, now_ms};
+use super::{DeliveryState, DicomObject, JobId, Product, Spool, SpoolError, custody, now_ms};
 use crate::domain::Uid;
 use crate::durable::failpoint;
 
@@ -25,13 +25,26 @@ pub struct Delivery {
     pub attempts: u32,
 }
 
-/// What a destination has to do.
+/// What there is to do for a destination or for a sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    Due(Box<Delivery>),
+pub enum Next<T> {
+    Due(Box<T>),
     /// Nothing is due before this much time has passed.
     After(Duration),
     Nothing,
+}
+
+impl<T> Next<T> {
+    /// Of what is to be done next, and when.
+    pub(super) fn of(first: Option<(T, i64)>) -> Self {
+        match first {
+            None => Self::Nothing,
+            Some((what, due_ms)) => match u64::try_from(due_ms.saturating_sub(now_ms())) {
+                Ok(wait_ms @ 1..) => Self::After(Duration::from_millis(wait_ms)),
+                _ => Self::Due(Box::new(what)),
+            },
+        }
+    }
 }
 
 /// A finished job's figures, once none of its deliveries is pending any more.
@@ -75,24 +88,19 @@ impl Spool {
     ///
     /// # Errors
     /// If the database refuses.
-    pub fn next_delivery(&self, destination: &str) -> Result<Next, SpoolError> {
+    pub fn next_delivery(&self, destination: &str) -> Result<Next<Delivery>, SpoolError> {
         let oldest = self
             .database()
             .prepare_cached(
                 "SELECT * FROM deliveries WHERE destination = ?1 AND state = 'pending'
+                    AND id NOT IN (SELECT delivery FROM custody)
                  ORDER BY id LIMIT 1",
             )?
             .query_row([destination], |row| {
                 Ok((self.read_delivery(row)?, row.get::<_, i64>("next_attempt_ms")?))
             })
             .optional()?;
-        Ok(match oldest {
-            None => Next::Nothing,
-            Some((delivery, due_ms)) => match u64::try_from(due_ms.saturating_sub(now_ms())) {
-                Ok(wait_ms @ 1..) => Next::After(Duration::from_millis(wait_ms)),
-                _ => Next::Due(Box::new(delivery)),
-            },
-        })
+        Ok(Next::of(oldest))
     }
 
     /// What waits for its next attempt at `destination` is due now.
@@ -136,12 +144,12 @@ impl Spool {
         let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         let mut database = self.database();
         let transaction = database.transaction()?;
+        let attempts = end_attempt(&transaction, delivery.id)?;
         transaction.execute(
-            "UPDATE deliveries SET attempts = attempts + 1, reason = ?2, next_attempt_ms = ?3
-             WHERE id = ?1 AND state = 'pending'",
+            "UPDATE deliveries SET reason = ?2, next_attempt_ms = ?3 WHERE id = ?1 AND state = 'pending'",
             params![delivery.id, reason, now_ms().saturating_add(delay_ms)],
         )?;
-        post(&transaction, &delivery.destination, Entry { attempts: 1, ..Entry::default() })?;
+        post(&transaction, &delivery.destination, Entry { attempts, ..Entry::default() })?;
         Ok(transaction.commit()?)
     }
 
@@ -157,7 +165,8 @@ impl Spool {
         let dead = transaction.execute(
             "UPDATE deliveries SET state = 'dead', settled_ms = ?2,
                     reason = 'pending for too long; last: ' || coalesce(reason, 'not tried')
-             WHERE destination = ?1 AND state = 'pending' AND created_ms < ?3",
+             WHERE destination = ?1 AND state = 'pending' AND created_ms < ?3
+               AND id NOT IN (SELECT delivery FROM custody)",
             params![destination, now, now.saturating_sub(age_ms)],
         )? as u64;
         post(&transaction, destination, Entry { dead, ..Entry::default() })?;
@@ -224,14 +233,10 @@ impl Spool {
     ) -> Result<Option<Account>, SpoolError> {
         let mut database = self.database();
         let transaction = database.transaction()?;
-        transaction.execute(
-            "UPDATE deliveries SET attempts = attempts + 1 WHERE id = ?1",
-            [delivery.id],
-        )?;
+        let attempts = end_attempt(&transaction, delivery.id)?;
         let bytes = move_to(&transaction, delivery.id, state, reason)?;
         let sent = u64::from(state == DeliveryState::Sent);
-        let entry =
-            Entry { attempts: 1, sent, sent_bytes: sent * bytes, dead: 1 - sent, dropped: 0 };
+        let entry = Entry { attempts, sent, sent_bytes: sent * bytes, dead: 1 - sent, dropped: 0 };
         post(&transaction, &delivery.destination, entry)?;
         let account = account(&transaction, &delivery.job)?;
         failpoint::reach("delivery.recorded");
@@ -240,17 +245,8 @@ impl Spool {
         Ok(account)
     }
 
-    fn read_delivery(&self, row: &Row<'_>) -> rusqlite::Result<Delivery> {
-        let uid = |column: &str| {
-            let text: String = row.get(column)?;
-            Uid::parse(&text).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(
-                    0,
-                    rusqlite::types::Type::Text,
-                    Box::new(error),
-                )
-            })
-        };
+    pub(super) fn read_delivery(&self, row: &Row<'_>) -> rusqlite::Result<Delivery> {
+        let uid = |column: &str| uid_of(&row.get::<_, String>(column)?);
         let is_dicom = !row.get::<_, String>("sop_class_uid")?.is_empty();
         let dicom = is_dicom
             .then(|| -> rusqlite::Result<_> {
@@ -273,6 +269,26 @@ impl Spool {
             attempts: row.get("attempts")?,
         })
     }
+}
+
+/// A UID as it was stored.
+pub(super) fn uid_of(text: &str) -> rusqlite::Result<Uid> {
+    let wrong = |error| {
+        let text = rusqlite::types::Type::Text;
+        rusqlite::Error::FromSqlConversionFailure(0, text, Box::new(error))
+    };
+    Uid::parse(text).map_err(wrong)
+}
+
+/// Counts the attempt that ends, if it has not been counted when the destination took the object. Returns how many
+/// attempts are new.
+fn end_attempt(connection: &Connection, delivery: i64) -> Result<u64, SpoolError> {
+    let counted = custody::leave(connection, delivery)?;
+    if !counted {
+        connection
+            .execute("UPDATE deliveries SET attempts = attempts + 1 WHERE id = ?1", [delivery])?;
+    }
+    Ok(u64::from(!counted))
 }
 
 /// Records a delivery in `state`. A file that is no DICOM object has an empty class and transfer syntax, and its name
@@ -337,6 +353,7 @@ pub(super) fn move_to(
         });
     }
     let settled = (state != DeliveryState::Pending).then(now_ms);
+    custody::leave(connection, id)?;
     connection
         .prepare_cached(
             "UPDATE deliveries SET state = ?2, reason = ?3, settled_ms = ?4 WHERE id = ?1",

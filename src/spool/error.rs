@@ -27,6 +27,10 @@ pub enum SpoolError {
         "the spool holds {used_bytes} bytes and takes nothing more in above max_bytes = {max_bytes}; finished work is removed by itself, so look for destinations that are down"
     )]
     QuotaReached { used_bytes: u64, max_bytes: u64 },
+    #[error(
+        "{open} requests for storage commitment wait for their report already; look for senders that are down"
+    )]
+    TooManyCommitments { open: u64 },
     #[error("{what} {id} is {state} and cannot become {wanted}")]
     State { what: &'static str, id: String, state: &'static str, wanted: &'static str },
     #[error("{id} names no job and no delivery here; `cdal spool list --all` shows them")]

@@ -11,6 +11,8 @@ use crate::durable::{Synced, failpoint};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrival {
     pub sop_instance_uid: Uid,
+    /// `None` for what is no DICOM object.
+    pub sop_class_uid: Option<Uid>,
     pub series_instance_uid: Uid,
     /// Number of the association that brought it, unique within a run of the process; 0 where there was none.
     pub association: u64,
@@ -54,8 +56,8 @@ impl Spool {
         let series = arrival.series_instance_uid.as_str();
         let added = transaction.execute(
             "INSERT INTO instances
-                 (sop_uid, series_uid, sha256, path, bytes, association, received_ms, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (sop_uid, sha256) DO NOTHING",
+                 (sop_uid, series_uid, sha256, path, bytes, association, received_ms, state, sop_class_uid)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (sop_uid, sha256) DO NOTHING",
             params![
                 arrival.sop_instance_uid.as_str(),
                 series,
@@ -64,7 +66,8 @@ impl Spool {
                 bytes as i64,
                 arrival.association.cast_signed(),
                 now,
-                state
+                state,
+                arrival.sop_class_uid.as_ref().map_or("", Uid::as_str)
             ],
         )?;
         if added == 0 {

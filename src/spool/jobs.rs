@@ -72,6 +72,8 @@ pub struct Count {
     pub quarantined: u64,
     pub pending_deliveries: u64,
     pub dead_deliveries: u64,
+    /// Senders' requests for storage commitment that are not answered yet.
+    pub pending_reports: u64,
 }
 
 impl Spool {
@@ -256,7 +258,8 @@ impl Spool {
                     (SELECT count(*) FROM jobs WHERE state = 'failed'),
                     (SELECT count(*) FROM jobs WHERE state = 'quarantined'),
                     (SELECT count(*) FROM deliveries WHERE state = 'pending'),
-                    (SELECT count(*) FROM deliveries WHERE state = 'dead')",
+                    (SELECT count(*) FROM deliveries WHERE state = 'dead'),
+                    (SELECT count(*) FROM commitments WHERE state = 'pending')",
             [],
             |row| {
                 Ok(Count {
@@ -267,6 +270,7 @@ impl Spool {
                     quarantined: row.get(4)?,
                     pending_deliveries: row.get(5)?,
                     dead_deliveries: row.get(6)?,
+                    pending_reports: row.get(7)?,
                 })
             },
         )?)

@@ -18,19 +18,22 @@
 //!    first, files after. What failed, is in quarantine or dead waits for a person, however full the disk is.
 //! 7. A product is named by a delivery. One that goes nowhere is recorded as sent to the spool itself, under the
 //!    empty destination, so that it can be fetched.
+//! 8. A sender is told that an object is safe only of what is accepted and on the disk at that moment.
 //!
 //! ```text
 //! <directory>/lock        held while a process uses the spool
-//!             spool.db    instances, jobs, deliveries, accounts of destinations
+//!             spool.db    instances, jobs, deliveries, accounts of destinations, storage commitment both ways
 //!             incoming/   *.part: being written; removed at start
 //!             instances/  <sha256>.<extension>: received objects
 //!             products/   <sha256>.<extension>: what the worker made
 //! ```
 //!
-//! Called by `ingest` (store), `daemon` (complete, claim, finish), `deliver` (next, sent, postpone, bury), `http`
-//! (the reports) and `cli` (the desk).
+//! Called by `ingest` (store, what peers ask and report), `daemon` (complete, claim, finish), `deliver` (next, sent,
+//! postpone, bury, storage commitment), `http` (the reports) and `cli` (the desk).
 
+mod commitments;
 mod config;
+mod custody;
 mod deliveries;
 mod desk;
 mod error;
@@ -47,7 +50,9 @@ mod tests;
 
 use crate::domain::Uid;
 
+pub use commitments::{Commitment, Held};
 pub use config::Config;
+pub use custody::{Inquiry, Verdict};
 pub use deliveries::{Account, Delivery, Next, Statement};
 pub use desk::{Desk, Identity, Item, Letter};
 pub use error::SpoolError;

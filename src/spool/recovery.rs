@@ -42,6 +42,8 @@ impl Spool {
         transaction.execute("UPDATE jobs SET not_before_ms = 0 WHERE state = 'ready'", [])?;
         transaction
             .execute("UPDATE deliveries SET next_attempt_ms = 0 WHERE state = 'pending'", [])?;
+        transaction
+            .execute("UPDATE commitments SET next_attempt_ms = 0 WHERE state = 'pending'", [])?;
         transaction.commit()?;
         Ok(recovery)
     }

@@ -39,6 +39,7 @@ impl Spool {
         let mut tidied = Tidied::default();
         let retain_ms = i64::try_from(self.config.retain_for.as_millis()).unwrap_or(i64::MAX);
         let cutoff = now_ms().saturating_sub(retain_ms);
+        self.forget_commitments(cutoff)?;
         let settled = settled(&self.database(), None)?;
         for (series, settled_ms) in settled {
             if settled_ms > cutoff && !self.is_pressed()? {

@@ -96,6 +96,17 @@ stored_as_word! {
     }
 }
 
+stored_as_word! {
+    /// Where a sender's request for storage commitment stands. The same request again makes it pending again.
+    CommitmentState {
+        /// The sender has not acknowledged a report yet.
+        Pending = "pending",
+        Reported = "reported",
+        /// The sender could not be reached for too long.
+        GivenUp = "given_up",
+    }
+}
+
 impl DeliveryState {
     /// The states that may follow.
     #[must_use]

@@ -11,8 +11,9 @@ use super::{Config, Recovery, SpoolError};
 use crate::durable::{self, DurableError};
 
 /// Raised with every change of the tables.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
+/// Of schema 2; `STORAGE_COMMITMENT` made it schema 3.
 const TABLES: &str = "
     CREATE TABLE instances (
         id          INTEGER PRIMARY KEY,
@@ -79,6 +80,36 @@ const TABLES: &str = "
         dead        INTEGER NOT NULL DEFAULT 0,
         dropped     INTEGER NOT NULL DEFAULT 0
     ) STRICT;
+";
+
+const STORAGE_COMMITMENT: &str = "
+    -- Empty for what came before this column.
+    ALTER TABLE instances ADD COLUMN sop_class_uid TEXT NOT NULL DEFAULT '';
+
+    -- What senders want to know of us.
+    CREATE TABLE commitments (
+        id              INTEGER PRIMARY KEY,
+        requester       TEXT NOT NULL,
+        transaction_uid TEXT NOT NULL,
+        objects         TEXT NOT NULL,
+        state           TEXT NOT NULL,
+        attempts        INTEGER NOT NULL DEFAULT 0,
+        created_ms      INTEGER NOT NULL,
+        next_attempt_ms INTEGER NOT NULL DEFAULT 0,
+        settled_ms      INTEGER,
+        UNIQUE (requester, transaction_uid)
+    ) STRICT;
+    CREATE INDEX commitments_due ON commitments (requester, state, next_attempt_ms);
+
+    -- Pending deliveries that their destination has taken and not yet committed to keep. Without a transaction it is
+    -- still to be asked; a verdict is 0 or a Failure Reason.
+    CREATE TABLE custody (
+        delivery        INTEGER PRIMARY KEY REFERENCES deliveries (id) ON DELETE CASCADE,
+        transaction_uid TEXT,
+        deadline_ms     INTEGER,
+        verdict         INTEGER
+    ) STRICT;
+    CREATE INDEX custody_of_transaction ON custody (transaction_uid);
 ";
 
 /// The spool of this process. Shared behind an `Arc`; calls block, one at a time where they touch the database.
@@ -184,6 +215,13 @@ fn connect(root: &Path) -> Result<Connection, SpoolError> {
         0 => {
             let transaction = connection.transaction()?;
             transaction.execute_batch(TABLES)?;
+            transaction.execute_batch(STORAGE_COMMITMENT)?;
+            transaction.pragma_update(None, "user_version", SCHEMA)?;
+            transaction.commit()?;
+        }
+        2 => {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(STORAGE_COMMITMENT)?;
             transaction.pragma_update(None, "user_version", SCHEMA)?;
             transaction.commit()?;
         }

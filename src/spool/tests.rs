@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::domain::SopReference;
 use crate::durable;
 
 fn spool(directory: &std::path::Path) -> Spool {
@@ -11,6 +12,7 @@ fn spool(directory: &std::path::Path) -> Spool {
 fn arrive(spool: &Spool, sop: &str, series: &str, content: &[u8]) -> Stored {
     let arrival = Arrival {
         sop_instance_uid: Uid::parse(sop).unwrap(),
+        sop_class_uid: Some(Uid::parse("1.2.3").unwrap()),
         series_instance_uid: Uid::parse(series).unwrap(),
         association: 1,
         extension: "dcm",
@@ -343,4 +345,118 @@ fn each_destination_has_an_account_that_outlives_its_deliveries() {
     assert_eq!(spool.tidy().unwrap().series, 1);
     assert_eq!(statement("x"), x);
     assert_eq!((statement("y").dead, statement("y").dropped), (0, 1));
+}
+
+fn reference(sop: &str, class: &str) -> SopReference {
+    let uid = |text| Uid::parse(text).unwrap();
+    SopReference { sop_class_uid: uid(class), sop_instance_uid: uid(sop) }
+}
+
+#[test]
+fn a_sender_is_told_of_what_is_accepted_and_on_the_disk_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    arrive(&spool, "1.1", "1.9", b"safe");
+    arrive(&spool, "1.2", "1.9", b"one");
+    arrive(&spool, "1.2", "1.9", b"other");
+    arrive(&spool, "1.3", "1.9", b"to be cut");
+    for entry in std::fs::read_dir(folder.path().join("instances")).unwrap().flatten() {
+        if entry.metadata().unwrap().len() == 9 {
+            std::fs::write(entry.path(), b"cut").unwrap();
+        }
+    }
+    let asked =
+        [("1.1", "1.2.3"), ("1.1", "1.2.4"), ("1.2", "1.2.3"), ("1.3", "1.2.3"), ("1.4", "1.2.3")];
+    let asked = asked.map(|(sop, class)| reference(sop, class));
+    assert_eq!(
+        spool.held(&asked).unwrap(),
+        [Held::Safe, Held::OtherClass, Held::Contradicted, Held::Unknown, Held::Unknown]
+    );
+}
+
+#[test]
+fn a_request_for_commitment_outlives_a_restart_until_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let transaction = Uid::derived(&["transaction"]);
+    let objects = [reference("1.1", "1.2.3")];
+    let asked = |spool: &Spool| match spool.next_commitment("MR").unwrap() {
+        Next::Due(commitment) => *commitment,
+        other => panic!("{other:?}"),
+    };
+    let opened = spool(folder.path());
+    opened.ask_commitment("MR", &transaction, &objects).unwrap();
+    assert_eq!(opened.next_commitment("CT").unwrap(), Next::Nothing);
+    let (later, never) = (Duration::from_mins(1), Duration::from_hours(1));
+    assert!(!opened.postpone_commitment(&asked(&opened), later, never).unwrap());
+    assert!(matches!(opened.next_commitment("MR").unwrap(), Next::After(_)));
+    drop(opened);
+
+    let spool = spool(folder.path());
+    let commitment = asked(&spool);
+    assert_eq!((&commitment.objects[..], commitment.attempts), (&objects[..], 1));
+    spool.commitment_told(&commitment).unwrap();
+    assert_eq!(spool.next_commitment("MR").unwrap(), Next::Nothing);
+    // Asked again, it is answered again; who cannot be reached is given up, and remembered no longer than other work.
+    spool.ask_commitment("MR", &transaction, &objects).unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    assert!(spool.postpone_commitment(&asked(&spool), later, Duration::ZERO).unwrap());
+    assert_eq!(spool.count().unwrap().pending_reports, 0);
+}
+
+#[test]
+fn a_delivery_is_pending_until_its_destination_has_committed_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    for (sop, series) in [("1.1", "1.9"), ("2.1", "2.9"), ("3.1", "3.9")] {
+        done(&spool, sop, series, &["x"]);
+        let delivery = due(&spool, "x");
+        spool.taken(&delivery).unwrap();
+    }
+    assert_eq!(spool.next_delivery("x").unwrap(), Next::Nothing);
+    assert_eq!(spool.count().unwrap().pending_deliveries, 3, "nothing is done yet");
+    let inquiry = spool.inquire("x", Duration::from_mins(1)).unwrap().unwrap();
+    assert_eq!(inquiry.deliveries.len(), 3);
+    assert_eq!(spool.inquire("x", Duration::from_mins(1)).unwrap(), None, "asked once");
+    assert!(spool.next_silence("x").unwrap().unwrap() > Duration::from_secs(50));
+
+    // All three are one object here: the spool's tests know one product.
+    let object = reference(Uid::derived(&["mask"]).as_str(), "1.2.3");
+    let stranger = Uid::derived(&["a guess"]);
+    assert_eq!(spool.report_custody(&stranger, std::slice::from_ref(&object), &[]).unwrap(), 0);
+    assert!(spool.verdicts("x").unwrap().is_empty());
+    assert_eq!(spool.report_custody(&inquiry.transaction, &[], &[(object, 0x0112)]).unwrap(), 3);
+    let verdicts = spool.verdicts("x").unwrap();
+    assert!(verdicts.iter().all(|(_, verdict)| *verdict == Verdict::Failed(0x0112)));
+    let [(first, _), (second, _), (third, _)] = &verdicts[..] else { panic!("{verdicts:?}") };
+    spool.sent(first).unwrap();
+    spool.bury(second, "never").unwrap();
+    spool.postpone(third, "lost", Duration::ZERO).unwrap();
+    assert_eq!(due(&spool, "x").id, third.id, "to be sent again");
+    let statement = &spool.statements().unwrap()[0];
+    assert_eq!((statement.attempts, statement.sent, statement.dead), (3, 1, 1));
+
+    // Silence is an answer as well.
+    spool.taken(&due(&spool, "x")).unwrap();
+    spool.inquire("x", Duration::ZERO).unwrap().unwrap();
+    assert_eq!(spool.verdicts("x").unwrap()[0].1, Verdict::Silence);
+}
+
+#[test]
+fn a_spool_of_the_version_before_is_taken_over_with_all_that_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(spool(folder.path()));
+    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    database
+        .execute_batch(
+            "DROP TABLE commitments; DROP TABLE custody; ALTER TABLE instances DROP COLUMN sop_class_uid;
+             INSERT INTO instances (sop_uid, series_uid, sha256, path, bytes, association, received_ms, state)
+             VALUES ('1.1', '1.9', 'x', 'instances/x.dcm', 4, 1, 0, 'accepted');
+             PRAGMA user_version = 2;",
+        )
+        .unwrap();
+    drop(database);
+    std::fs::write(folder.path().join("instances/x.dcm"), b"safe").unwrap();
+    let spool = spool(folder.path());
+    // Of which class it was, nobody noted.
+    assert_eq!(spool.held(&[reference("1.1", "1.2.3")]).unwrap(), [Held::Safe]);
 }

@@ -63,6 +63,8 @@ struct OfWay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Delivered {
     Sent,
+    /// The destination will say whether it commits to keep it.
+    Taken,
     Later,
     Unreachable,
     Never,
@@ -161,6 +163,16 @@ impl Metrics {
     pub fn delivery(&self, destination: &str, outcome: Delivered, time: Duration, bytes: u64) {
         let of = OfDestination { destination: destination.to_owned() };
         self.delivery_seconds.get_or_create(&of).observe(time.as_secs_f64());
+        if outcome == Delivered::Sent {
+            self.delivered_bytes.get_or_create(&of).inc_by(bytes);
+        }
+        let of = OfDelivery { destination: of.destination, outcome };
+        self.deliveries.get_or_create(&of).inc();
+    }
+
+    /// A destination committed to keep what it had taken before.
+    pub fn committed(&self, destination: &str, outcome: Delivered, bytes: u64) {
+        let of = OfDestination { destination: destination.to_owned() };
         if outcome == Delivered::Sent {
             self.delivered_bytes.get_or_create(&of).inc_by(bytes);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cdal::deliver::Config;
+use cdal::deliver::{Config, ReportConfig};
 use cdal::durable::failpoint;
 use cdal::spool::{self, DeliveryState, Desk};
 
@@ -26,13 +26,14 @@ const FAILPOINT: &str = "CDAL_FAILPOINT";
 
 /// What the child process is told.
 #[derive(serde::Serialize, serde::Deserialize, Clone)]
-struct Order {
-    spool: PathBuf,
-    port: u16,
-    destinations: Vec<Config>,
+pub(crate) struct Order {
+    pub(crate) spool: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) destinations: Vec<Config>,
     /// `None`: give back what came in.
-    compute_ms: Option<u64>,
-    retain_bytes: Option<u64>,
+    pub(crate) compute_ms: Option<u64>,
+    pub(crate) retain_bytes: Option<u64>,
+    pub(crate) commitment: ReportConfig,
 }
 
 /// The daemon as `cdal serve` runs it, with a worker that needs no model: the body of the child process that the
@@ -46,6 +47,7 @@ fn child() {
     settings.ingest.dicom.listen = format!("127.0.0.1:{}", order.port);
     settings.ingest.dicom.completion.idle = Duration::from_millis(100);
     settings.spool.retain_bytes = order.retain_bytes;
+    settings.commitment = order.commitment;
     // The crashes of these tests are many, and none of them is the job's fault.
     settings.spool.max_attempts = 1000;
     cdal::telemetry::start("error");
@@ -55,7 +57,7 @@ fn child() {
     };
 }
 
-fn start(order: &Order, failpoint: Option<&str>) -> Process {
+pub(crate) fn start(order: &Order, failpoint: Option<&str>) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--ignored", "--exact", "--nocapture", "crash::child"])
@@ -95,6 +97,7 @@ impl Bench {
             ],
             compute_ms: None,
             retain_bytes: None,
+            commitment: ReportConfig::default(),
         };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         Self { folder, order, address, steady, moody, calm, sent: Vec::new() }
@@ -214,15 +217,18 @@ fn die_at(step: &str, pass: u64) {
 const INGEST: &str = "ingest. store.";
 const JOB: &str = "job. finish.";
 const DELIVERY: &str = "delivery. tidy.";
+/// Tried in `commitment`.
+pub(crate) const COMMITMENT: &str = "commitment. custody.";
 
-fn steps_of(rooms: &str) -> Vec<&'static str> {
+pub(crate) fn steps_of(rooms: &str) -> Vec<&'static str> {
     let mine = |step: &&str| rooms.split(' ').any(|room| step.starts_with(room));
     failpoint::STEPS.into_iter().filter(mine).collect()
 }
 
 #[test]
 fn every_step_is_tried() {
-    let tried: usize = [INGEST, JOB, DELIVERY].map(|rooms| steps_of(rooms).len()).iter().sum();
+    let tried: usize =
+        [INGEST, JOB, DELIVERY, COMMITMENT].map(|rooms| steps_of(rooms).len()).iter().sum();
     assert_eq!(tried, failpoint::STEPS.len());
 }
 
@@ -388,6 +394,7 @@ fn killed_after_the_acknowledgement_everything_is_delivered_after_a_restart() {
             destinations: vec![Config::dicom("pacs", &format!("127.0.0.1:{port}"), "DCMTK")],
             compute_ms: Some(compute),
             retain_bytes: None,
+            commitment: ReportConfig::default(),
         };
         start(&order, None)
     };
@@ -440,6 +447,7 @@ fn killed_right_after_202_every_case_has_its_result_after_a_restart() {
             destinations: vec![Config::dicom("down", &format!("127.0.0.1:{}", free_port()), "X")],
             compute_ms: Some(compute),
             retain_bytes: None,
+            commitment: ReportConfig::default(),
         };
         start(&order, None)
     };

@@ -123,7 +123,7 @@ fn what_a_stop_leaves_is_delivered_by_the_next_start() {
     let daemon = Running::start(settings(&spool, destinations.clone()), QUICK);
     store(daemon.address(), &series(folder.path(), "a", 2));
     wait_for("the job", || (daemon.daemon().health().borrow().jobs_done == 1).then_some(()));
-    assert_eq!(daemon.stop(), Drained::WithRest { jobs: 0, deliveries: 1 });
+    assert_eq!(daemon.stop(), Drained::WithRest { jobs: 0, deliveries: 1, reports: 0 });
 
     let _peer = dcmtk_storescp(port, &out, &[]);
     let daemon = Running::start(settings(&spool, destinations), QUICK);

@@ -6,6 +6,7 @@ mod codec_dicom;
 mod codec_nifti;
 mod codec_samples;
 mod codec_seg;
+mod commitment;
 mod config;
 mod crash;
 mod delivery;

@@ -89,5 +89,5 @@ fn a_destination_is_trusted_by_its_root_and_sees_the_daemons_certificate() {
     let received = wait_for("the product", || files(&path("out")).pop());
     let made: Vec<PathBuf> = files(&path("spool/products"));
     wait_for("identical bytes", || (dataset(&received) == dataset(&made[0])).then_some(()));
-    assert_eq!(daemon.stop(), Drained::WithRest { jobs: 0, deliveries: 3 });
+    assert_eq!(daemon.stop(), Drained::WithRest { jobs: 0, deliveries: 3, reports: 0 });
 }

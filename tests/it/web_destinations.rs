@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -14,22 +13,21 @@ use serde_json::Value;
 use crate::support::daemon::{Running, settings};
 use crate::support::dicom::{dataset, files, series};
 use crate::support::http::get;
-use crate::support::process::{Process, free_port, store};
+use crate::support::process::{Process, free_port, orthanc, store};
 use crate::support::wait_for;
 use crate::support::worker::Stand;
 
 const QUICK: Stand = Stand { compute: Duration::ZERO };
 const PLUGIN: &str = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so";
 
-fn orthanc(folder: &Path, port: u16) -> Process {
-    let configuration = serde_json::json!({
-        "StorageDirectory": folder.join("orthanc"), "HttpPort": port, "DicomServerEnabled": false,
-        "AuthenticationEnabled": false, "RemoteAccessAllowed": false, "Plugins": [PLUGIN],
-        "DicomWeb": { "Enable": true, "Root": "/dicom-web/" },
-    });
-    let file = folder.join("orthanc.json");
-    std::fs::write(&file, configuration.to_string()).unwrap();
-    Process::start(Command::new("/usr/sbin/Orthanc").arg(file).stderr(Stdio::null()))
+fn archive(folder: &Path, port: u16) -> Process {
+    orthanc(
+        folder,
+        serde_json::json!({
+            "HttpPort": port, "DicomServerEnabled": false, "Plugins": [PLUGIN],
+            "DicomWeb": { "Enable": true, "Root": "/dicom-web/" },
+        }),
+    )
 }
 
 #[test]
@@ -45,7 +43,7 @@ fn orthanc_gets_what_was_made_once_it_is_there() {
         let archive = get(to, "/v1/status").json()["destinations"][0].clone();
         (archive["pending"] == 1 && archive["reason"].is_string()).then_some(())
     });
-    let _orthanc = orthanc(folder.path(), port);
+    let _orthanc = archive(folder.path(), port);
     wait_for("the delivery", || {
         (get(to, "/v1/status").json()["destinations"][0]["sent"] == 1).then_some(())
     });

@@ -27,7 +27,7 @@ use self::series::Instance;
 use super::{Case, CodecError};
 
 pub use self::head::{Identity, identify, series_in};
-pub(super) use self::part10::is_dicom;
+pub(super) use self::part10::{is_dicom, items, read_data_set, text};
 pub(super) use self::segmentation::{
     Frame, Segment, Segmentation as StoredSegmentation, is_segmentation,
 };

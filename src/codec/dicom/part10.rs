@@ -108,6 +108,17 @@ impl Part10 {
     }
 }
 
+/// A data set that came without a file around it. `what` stands for the file in errors.
+pub(in crate::codec) fn read_data_set(
+    what: &str,
+    data: Vec<u8>,
+    transfer_syntax: &'static TransferSyntax,
+) -> Result<InMemDicomObject, CodecError> {
+    let path = Path::new(what);
+    contained(path, || walk(path, &data, transfer_syntax))?;
+    Part10 { bytes: data, start: 0, transfer_syntax }.whole(path)
+}
+
 fn malformed(path: &Path, reason: impl Into<String>) -> CodecError {
     CodecError::malformed(path, "DICOM", reason)
 }
@@ -205,7 +216,7 @@ fn walk(path: &Path, data: &[u8], ts: &TransferSyntax) -> Result<(), CodecError>
 }
 
 /// The text of an element, without padding; empty values count as absent.
-pub(super) fn text(object: &InMemDicomObject, tag: Tag) -> Option<Cow<'_, str>> {
+pub(in crate::codec) fn text(object: &InMemDicomObject, tag: Tag) -> Option<Cow<'_, str>> {
     let text = object.get(tag)?.to_str().ok()?;
     let trimmed = text.trim_matches(['\0', ' ']);
     match trimmed.len() {
@@ -226,6 +237,6 @@ pub(super) fn number(object: &InMemDicomObject, tag: Tag) -> Option<f64> {
 }
 
 /// The items of a sequence; none if it is absent.
-pub(super) fn items(object: &InMemDicomObject, tag: Tag) -> &[InMemDicomObject] {
+pub(in crate::codec) fn items(object: &InMemDicomObject, tag: Tag) -> &[InMemDicomObject] {
     object.get(tag).and_then(|element| element.items()).unwrap_or_default()
 }

@@ -30,7 +30,7 @@ pub(in crate::codec) fn put_text(object: &mut InMemDicomObject, tag: Tag, vr: VR
     put(object, tag, vr, text.trim_end());
 }
 
-pub(super) fn put_items(
+pub(in crate::codec) fn put_items(
     object: &mut InMemDicomObject,
     tag: Tag,
     items: impl Into<Vec<InMemDicomObject>>,

@@ -1,13 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dicom_ul::association::Error;
 use dicom_ul::association::server::AsyncServerAssociation;
+use dicom_ul::association::{Association, Error};
 use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, PresentationContextResultReason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
+use super::commitment::Note;
 use crate::codec::dicom::series_in;
 use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, status};
 use crate::codec::part10;
@@ -48,6 +49,8 @@ struct Data {
 
 enum Request {
     Store(Box<Object>),
+    /// About storage commitment.
+    Note(Note),
     /// The rest is read and thrown away, then the answer is given.
     Refused(Command),
 }
@@ -207,6 +210,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
                 }
                 (message_id, Request::Refused(answer))
             }
+            Command::ActionRequest { .. } | Command::EventReportRequest { .. } => {
+                let requester = self.association.peer_ae_title().trim().to_owned();
+                let syntax = |class: &Uid| self.transfer_syntax(context, class);
+                match Note::begin(&command, requester, syntax) {
+                    Ok((message_id, note)) => (message_id, Request::Note(note)),
+                    Err((message_id, answer)) => (message_id, Request::Refused(answer)),
+                }
+            }
             _ => return Ok(()),
         };
         self.message = Message::Data(Box::new(Data { context, message_id, request, bytes: 0 }));
@@ -222,6 +233,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
         data.bytes += fragment.len() as u64;
         if data.bytes > limit.saturating_mul(2) {
             return Err(End::Abort("the object does not end"));
+        }
+        if let Request::Note(note) = &mut data.request
+            && let Err(answer) = note.add(data.message_id, fragment)
+        {
+            data.request = Request::Refused(answer);
         }
         if let Request::Store(object) = &mut data.request {
             let kept = if data.bytes > limit {
@@ -295,6 +311,7 @@ impl Data {
         }
         match self.request {
             Request::Refused(answer) => answer,
+            Request::Note(note) => note.hand_over(self.message_id, sink, association).await,
             Request::Store(_) => unreachable!("stored or refused above"),
         }
     }

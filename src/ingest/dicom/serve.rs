@@ -6,12 +6,13 @@ use std::time::Duration;
 use dicom_ul::association::Error;
 use dicom_ul::association::read_pdu_from_wire_async;
 use dicom_ul::association::server::{
-    AccessControl, AsyncServerAssociation, DefaultNegotiation, ServerAssociationOptions,
+    AccessControl, AsyncServerAssociation, Negotiation, ServerAssociationOptions,
 };
 use dicom_ul::pdu::{
     AssociationRJ, AssociationRJResult,
     AssociationRJServiceProviderPresentationReason as ProviderReason,
-    AssociationRJServiceUserReason, AssociationRJSource, Pdu, UserIdentity, write_pdu,
+    AssociationRJServiceUserReason, AssociationRJSource, Pdu, RequestorRoles, UserIdentity,
+    write_pdu,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use super::association::Session;
 use super::syntaxes::{DECODABLE, IMAGES};
 use super::{CalledAeTitle, Config, Storage};
+use crate::codec::commitment::PUSH_MODEL;
 use crate::codec::dimse::VERIFICATION;
 use crate::ingest::Sink;
 use crate::tls::{self, TlsError};
@@ -147,14 +149,16 @@ impl Scp {
     }
 }
 
-fn options(config: &Config) -> ServerAssociationOptions<'_, Access<'_>, DefaultNegotiation> {
+fn options(config: &Config) -> ServerAssociationOptions<'_, Access<'_>, Roles> {
     let mut options = ServerAssociationOptions::new()
         .ae_access_control(Access(config))
+        .with_negotiation(Roles)
         .ae_title(Cow::Borrowed(config.ae_title.as_str()))
         .max_pdu_length(config.max_pdu_bytes)
         .write_timeout(config.read_timeout)
         .strict(true) // otherwise a declared PDU length is buffered whatever it says
-        .with_abstract_syntax(VERIFICATION);
+        .with_abstract_syntax(VERIFICATION)
+        .with_abstract_syntax(PUSH_MODEL.sop_class_uid.as_str());
     match config.storage {
         Storage::Images => {
             for class in IMAGES {
@@ -188,6 +192,16 @@ impl AccessControl for Access<'_> {
             return Err(AssociationRJServiceUserReason::CallingAETitleNotRecognized);
         }
         Ok(())
+    }
+}
+
+/// Whoever reports on storage commitment opens an association as its SCP (PS3.4 section J.3.3).
+struct Roles;
+
+impl Negotiation for Roles {
+    fn negotiate_roles(&self, class: &str, scu: bool, scp: bool) -> Option<RequestorRoles> {
+        let is_commitment = class.trim_end_matches('\0') == PUSH_MODEL.sop_class_uid.as_str();
+        is_commitment.then_some(RequestorRoles { scu, scp })
     }
 }
 

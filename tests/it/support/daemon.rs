@@ -39,6 +39,7 @@ pub fn settings(spool: &Path, destinations: Vec<deliver::Config>) -> Settings {
             folder: folder::Config::default(),
         },
         http: http::Config { listen: Some("127.0.0.1:0".to_owned()), ..http::Config::default() },
+        commitment: deliver::ReportConfig::default(),
         destinations: destinations.collect(),
     }
 }

@@ -96,6 +96,26 @@ pub fn pynetdicom_storescp(port: u16, folder: &Path) -> Process {
     process
 }
 
+/// A script of `tests/python` that plays a peer.
+pub fn peer(script: &str, arguments: &[String]) -> Process {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
+    Process::start(Command::new(python()).arg("-u").arg(script).args(arguments))
+}
+
+/// Orthanc with `settings` beside what every test wants. Its data lies in `folder`.
+pub fn orthanc(folder: &Path, settings: serde_json::Value) -> Process {
+    let mut all = serde_json::json!({
+        "StorageDirectory": folder.join("orthanc"), "AuthenticationEnabled": false,
+        "RemoteAccessAllowed": false,
+    });
+    if let (Some(all), serde_json::Value::Object(settings)) = (all.as_object_mut(), settings) {
+        all.extend(settings);
+    }
+    let file = folder.join("orthanc.json");
+    std::fs::write(&file, all.to_string()).expect("the test's folder is writable");
+    Process::start(Command::new("/usr/sbin/Orthanc").arg(file).stderr(Stdio::null()))
+}
+
 fn python() -> PathBuf {
     let python = std::env::var_os("CDAL_PYTHON").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python"),
