@@ -14,6 +14,7 @@ mod eval;
 mod http;
 mod ingest;
 mod main_job;
+mod mutations;
 mod phantom_model;
 mod project;
 mod rooms;
