@@ -11,6 +11,7 @@ mod config;
 mod crash;
 mod delivery;
 mod eval;
+mod fuzz;
 mod http;
 mod ingest;
 mod main_job;

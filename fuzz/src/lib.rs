@@ -1,0 +1,125 @@
+//! What each fuzz target does with bytes from outside. The test suite runs the kept corpora through the same functions.
+//!
+//! A case fails by a panic that comes out of the program's own functions, by taking longer than libFuzzer's limit, or by
+//! taking more memory than its limit.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use cdal::bundle::Manifest;
+use cdal::codec::serial::{Frame, Kind, Offer};
+use cdal::codec::{self, commitment, dimse::Command};
+use cdal::config;
+use cdal::domain::Uid;
+use cdal::ingest::serial::Receiver;
+use tokio_util::sync::CancellationToken;
+
+const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
+const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
+
+/// A DICOM file: its identity, its series while it arrives, and the case that is read from it.
+pub fn dicom(bytes: &[u8]) {
+    let path = file("dcm", bytes);
+    let _ = codec::dicom::identify(&path);
+    for syntax in [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN] {
+        let _ = codec::dicom::series_in(bytes, &Uid::parse(syntax).expect("a UID"));
+    }
+    let _ = codec::dicom::read_files(&[path]);
+}
+
+/// What comes over an association: PDUs, commands, and the data sets of storage commitment.
+pub fn dimse(bytes: &[u8]) {
+    let _ = dicom_ul::pdu::read_pdu(bytes, 16 << 10, true);
+    match Command::parse(bytes) {
+        Ok(Command::Other | Command::Failure { .. }) | Err(_) => {}
+        Ok(command) => assert_eq!(Command::parse(&command.encode()), Ok(command)),
+    }
+    for syntax in [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN] {
+        let _ = commitment::Request::parse(bytes.to_vec(), syntax);
+        if let Ok(report) = commitment::Report::parse(bytes.to_vec(), syntax) {
+            let written = report.encode(syntax).expect("what was read can be written");
+            assert_eq!(commitment::Report::parse(written, syntax), Ok(report));
+        }
+    }
+}
+
+/// A serial line on which these bytes come, as they are and as the payloads of sound frames: a check sum keeps damage
+/// away from what is behind it.
+pub fn serial(bytes: &[u8]) {
+    let _ = Offer::decode(bytes);
+    let mut receiver = Receiver::new(|name: &str, _: &[u8]| {
+        assert!(cdal::durable::is_file_name(name), "a name from outside reaches the disk");
+        Ok::<(), String>(())
+    });
+    let framed = bytes.chunks(64).enumerate().flat_map(|(sequence, payload)| {
+        let offer = Offer::decode(payload);
+        let (kind, transfer) = match (&offer, payload[0] % 3) {
+            (Ok(offer), _) => (Kind::Offer, offer.transfer()),
+            (_, 0) => (Kind::Offer, 0),
+            _ => (Kind::Data, 0),
+        };
+        let offset = u64::from(payload[payload.len() - 1]);
+        Frame::new(kind, transfer, sequence as u32, offset, payload.to_vec()).encode()
+    });
+    let mut line = Line(bytes.iter().copied().chain([0]).chain(framed).collect());
+    let _ = receiver.run(&mut line, &CancellationToken::new());
+}
+
+/// A NIfTI file, plain or packed.
+pub fn nifti(bytes: &[u8]) {
+    let path = file("nii", bytes);
+    let _ = codec::nifti::read(&path);
+    let _ = codec::nifti::read_mask(&path);
+}
+
+/// `bundle.toml`.
+pub fn manifest(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = Manifest::parse(text, Path::new("bundle.toml"));
+    }
+}
+
+/// A configuration file of the daemon.
+pub fn configuration(bytes: &[u8]) {
+    let path = file("toml", bytes);
+    match config::load_with(&[&path], []) {
+        Ok(loaded) => assert!(!loaded.values().is_empty()),
+        Err(error) => assert!(!error.to_string().is_empty(), "a fault without a reason"),
+    }
+}
+
+/// libFuzzer ends at every panic, also at those of other crates' parsers that the program contains. To be called before
+/// a target, in the fuzzer alone.
+pub fn let_panics_be_contained() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
+}
+
+/// In memory where that can be had; one for each kind and thread, written again for every case.
+fn file(extension: &str, bytes: &[u8]) -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    let folder = if memory.is_dir() { memory } else { std::env::temp_dir() };
+    let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
+    let path = folder.join(format!("cdal-fuzz-{}-{thread}.{extension}", std::process::id()));
+    std::fs::write(&path, bytes).expect("the folder for temporary files is writable");
+    path
+}
+
+struct Line(VecDeque<u8>);
+
+impl Read for Line {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
