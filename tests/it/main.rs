@@ -28,6 +28,7 @@ mod stopping;
 mod support;
 mod surroundings;
 mod synthetic;
+mod threats;
 mod tls;
 mod train;
 mod train_data;
