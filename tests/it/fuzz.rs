@@ -14,7 +14,9 @@ use crate::support::dicom::uid;
 #[expect(dead_code, reason = "the fuzzer alone wants the process's panic hook")]
 mod targets;
 
-const TARGETS: [(&str, fn(&[u8])); 6] = [
+type Target = fn(&[u8]);
+
+const TARGETS: [(&str, Target); 6] = [
     ("dicom", targets::dicom),
     ("dimse", targets::dimse),
     ("serial", targets::serial),

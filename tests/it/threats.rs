@@ -10,7 +10,7 @@ fn named(text: &str) -> Vec<(String, &str)> {
     code.filter_map(|code| {
         let (place, test) = code.rsplit_once("::")?;
         let file =
-            if place.ends_with(".rs") { place.into() } else { format!("tests/it/{place}.rs") };
+            if place.starts_with("src/") { place.into() } else { format!("tests/it/{place}.rs") };
         Some((file, test))
     })
     .collect()
