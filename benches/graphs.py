@@ -1,4 +1,4 @@
-"""graphs.py PARAMETERS OUT: the denoiser in two dialects, a product of matrices, and the arithmetic they need."""
+"""graphs.py PARAMETERS OUT: the denoiser with and without each fused operator, a product of matrices, and the arithmetic they need."""
 
 import json
 import sys
@@ -36,14 +36,27 @@ def arithmetic(model: onnx.ModelProto) -> int:
     return total
 
 
+class NormOnly(InferenceGraph):
+    group_norm, functions = FusedGraph.group_norm, FusedGraph.functions
+
+
+class MeanOnly(InferenceGraph):
+    mean, functions = FusedGraph.mean, FusedGraph.functions
+
+
+class FirOnly(InferenceGraph):
+    fir_up, functions = FusedGraph.fir_up, FusedGraph.functions
+
+
+DIALECTS = {"standard": InferenceGraph, "norm": NormOnly, "mean": MeanOnly, "fir": FirOnly, "fused": FusedGraph}
+
+
 def main() -> None:
     p = parameters.load(sys.argv[1])
     out = Path(sys.argv[2])
     state: dict[str, np.ndarray] = {}
-    plain = denoiser_graph(InferenceGraph(state, initialiser(0)), p).model("plain")
-    models = {
-        "plain": plain,
-        "fused": denoiser_graph(FusedGraph(state), p).model("fused"),
+    models = {name: denoiser_graph(dialect(state, initialiser(0)), p).model(name) for name, dialect in DIALECTS.items()}
+    models |= {
         "condition": condition_graph(FusedGraph(state, initialiser(0)), p).model("condition"),
         "product": helper.make_model(
             helper.make_graph(
@@ -54,7 +67,7 @@ def main() -> None:
     }
     for name, model in models.items():
         (out / f"{name}.onnx").write_bytes(model.SerializeToString())
-    facts = {"size": p.image_size, "features": p.num_channels_dae, "latent": p.nz, "flops": arithmetic(plain)}
+    facts = {"size": p.image_size, "features": p.num_channels_dae, "latent": p.nz, "flops": arithmetic(models["standard"])}
     (out / "facts.json").write_text(json.dumps(facts))
 
 

@@ -123,8 +123,9 @@ mod tests {
         let height = x.len() / width;
         let at = |row: usize, column: usize| {
             // Of the doubled grid, whose origin lies 2 before: even places hold pixels.
-            let inside =
-                |i: usize, n: usize| (i >= 2 && i % 2 == 0 && i / 2 - 1 < n).then(|| i / 2 - 1);
+            let inside = |i: usize, n: usize| {
+                (i >= 2 && i.is_multiple_of(2) && i / 2 - 1 < n).then(|| i / 2 - 1)
+            };
             match (inside(row, height), inside(column, width)) {
                 (Some(row), Some(column)) => x[row * width + column],
                 _ => 0.0,
