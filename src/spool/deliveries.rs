@@ -134,7 +134,7 @@ impl Spool {
         delay: Duration,
     ) -> Result<(), SpoolError> {
         let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-        let mut database = self.database();
+        let mut database = self.database_unsynced()?;
         let transaction = database.transaction()?;
         transaction.execute(
             "UPDATE deliveries SET attempts = attempts + 1, reason = ?2, next_attempt_ms = ?3
@@ -222,7 +222,7 @@ impl Spool {
         state: DeliveryState,
         reason: Option<&str>,
     ) -> Result<Option<Account>, SpoolError> {
-        let mut database = self.database();
+        let mut database = self.database_unsynced()?;
         let transaction = database.transaction()?;
         transaction.execute(
             "UPDATE deliveries SET attempts = attempts + 1 WHERE id = ?1",

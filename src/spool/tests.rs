@@ -344,3 +344,19 @@ fn each_destination_has_an_account_that_outlives_its_deliveries() {
     assert_eq!(statement("x"), x);
     assert_eq!((statement("y").dead, statement("y").dropped), (0, 1));
 }
+
+#[test]
+fn commits_wait_for_the_disk_again_after_those_that_need_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    let synchronous = |connection: &rusqlite::Connection| -> i64 {
+        connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
+    };
+    const NORMAL: i64 = 1;
+    const FULL: i64 = 2;
+    assert_eq!(synchronous(&spool.database()), FULL);
+    assert_eq!(synchronous(&spool.database_unsynced().unwrap()), NORMAL);
+    assert_eq!(synchronous(&spool.database()), FULL);
+    assert_eq!(spool.claim().unwrap(), None);
+    assert_eq!(synchronous(&spool.database()), FULL);
+}

@@ -132,6 +132,7 @@ pub fn measure(
     let meter = Meter::start(Path::new("/sys"));
     let rounds = stand.rounds(&mut senders, &bare, input, tell)?;
     let energy = meter.stop();
+    senders.into_iter().for_each(Sender::release);
 
     let [of_bare, of_daemon] = [
         Point::new("bare sampler".into(), bare.setting(), &rounds.bare, rounds.bare_seconds),

@@ -159,6 +159,13 @@ impl<'a> Sender<'a> {
         Ok(last_byte)
     }
 
+    /// All is answered; how the association ends changes nothing.
+    pub(super) fn release(self) {
+        if let Some(association) = self.association {
+            let _ = association.release();
+        }
+    }
+
     fn open(&mut self) -> Result<&mut ClientAssociation<TcpStream>, BenchError> {
         if self.association.is_none() {
             let Material { sop_class, transfer_syntax, .. } = self.material;
