@@ -123,9 +123,9 @@ pub fn drive<T, E>(
             if let Some(intended) = intended {
                 clock.wait_until(beginning + intended);
             }
-            let started = clock.now() - beginning;
+            let started = clock.now().saturating_sub(beginning);
             let answer = query(number)?;
-            let ended = clock.now() - beginning;
+            let ended = clock.now().saturating_sub(beginning);
             Ok(Answered { intended: intended.unwrap_or(started), started, ended, answer })
         })
         .collect()
@@ -188,7 +188,8 @@ mod tests {
         let times = poisson.schedule(20_000).unwrap();
         let last = times.last().unwrap().as_secs_f64();
         assert!((last - 200.0).abs() < 6.0, "four standard deviations of 1.4: {last}");
-        let gaps: Vec<f64> = times.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).collect();
+        let gaps: Vec<f64> =
+            times.windows(2).map(|w| w[1].as_secs_f64() - w[0].as_secs_f64()).collect();
         let longer = gaps.iter().filter(|gap| **gap > 0.01).count() as f64 / gaps.len() as f64;
         assert!((longer - (-1.0_f64).exp()).abs() < 0.02, "exponential: {longer}");
         assert_eq!(times, poisson.schedule(20_000).unwrap());

@@ -352,11 +352,10 @@ fn commits_wait_for_the_disk_again_after_those_that_need_not() {
     let synchronous = |connection: &rusqlite::Connection| -> i64 {
         connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
     };
-    const NORMAL: i64 = 1;
-    const FULL: i64 = 2;
-    assert_eq!(synchronous(&spool.database()), FULL);
-    assert_eq!(synchronous(&spool.database_unsynced().unwrap()), NORMAL);
-    assert_eq!(synchronous(&spool.database()), FULL);
+    let (normal, full) = (1, 2); // as SQLite numbers them
+    assert_eq!(synchronous(&spool.database()), full);
+    assert_eq!(synchronous(&spool.database_unsynced().unwrap()), normal);
+    assert_eq!(synchronous(&spool.database()), full);
     assert_eq!(spool.claim().unwrap(), None);
-    assert_eq!(synchronous(&spool.database()), FULL);
+    assert_eq!(synchronous(&spool.database()), full);
 }

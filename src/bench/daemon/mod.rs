@@ -337,7 +337,9 @@ impl Stand<'_> {
             // Of several at once only the means are known.
             let after = metrics.read_after(before.delivered() + cases as u64)?;
             let stages = taken(before, &after, None);
-            through.iter_mut().for_each(|case| case.stages.clone_from(&stages));
+            for case in &mut through {
+                case.stages.clone_from(&stages);
+            }
         }
         Ok(through)
     }
