@@ -1,171 +1,254 @@
-//! `cargo bench --bench literal`: condition encoder, denoiser step and a whole case against the literal
-//! procedure (one unsplit graph, FIR by zero insertion, every vote and step, nothing reused).
+//! `cargo bench --bench literal`: whole cases against the literal procedure, which is the method as it is written down: one
+//! unsplit graph, FIR by zero insertion, every window, vote and step, nothing reused.
 //!
-//! The lung preset at its full size with drawn weights; both sides take turns in one run and the medians'
-//! ratio is what counts, since the machine may be shared. `CDAL_BENCH_VOTES` and `CDAL_BENCH_ROUNDS` change
-//! how much is measured.
+//! * lung preset at its full size with drawn weights, 30 votes;
+//! * hippocampus preset with the weights of `onnx/hippocampus`, 5 votes, on an MR where `CDAL_BENCH_MR` names one (DICOM
+//!   folder or NIfTI), on a phantom of 36 slices otherwise.
+//!
+//! Each rule of ending takes turns with the literal procedure in one run, and the medians' ratio is what counts, since the
+//! machine may be shared. `CDAL_BENCH_ROUNDS` and `CDAL_BENCH_PRESET` change how much is measured.
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use cdal::{
-    bundle::Bundle,
+    bundle::{Bundle, Prepared, prepare},
+    codec,
     domain::Volume,
-    engine::{Literal, Options, Purpose, Runtime},
-    sampler::{Ballot, Denoiser, Philox, Shape, Tally, sample},
-    segmenter::{Request, Segmenter, interface},
+    engine::{EngineError, Literal, Options, Purpose, Runtime},
+    phantom::phantom,
+    sampler::{Ballot, Denoiser, Philox, Shape, Stopping, Tally, sample},
+    segmenter::{Outcome, Request, Segmenter, interface},
 };
-use ndarray::{Array2, Array4, ArrayView2, ArrayView4, Axis};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView4, Axis, concatenate};
+
+/// Samples that the literal procedure takes in one call of its graph.
+const BATCH: usize = 32;
 
 fn main() {
-    let setting = |name: &str, default: usize| {
-        std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-    };
-    let (votes, rounds) = (setting("CDAL_BENCH_VOTES", 6), setting("CDAL_BENCH_ROUNDS", 3));
-    let scratch = tempfile::tempdir().expect("a temporary folder can be made");
-    let (bundle, literal) = models(scratch.path());
+    let setting = |name: &str| std::env::var(name).ok();
+    let rounds = setting("CDAL_BENCH_ROUNDS").and_then(|v| v.parse().ok()).unwrap_or(3);
+    let only = setting("CDAL_BENCH_PRESET");
     let runtime = Arc::new(Runtime::load(Purpose::Inference, None).expect("run `make runtime`"));
-    let options = Options::default();
-    let bundle = Bundle::open(&bundle).expect("the bundle was just made");
-    let manifest = bundle.manifest.clone();
-    let graph = std::fs::read(literal).expect("the graph was just made");
-    let mut literal = Literal::load(&runtime, &graph, &options).expect("the literal graph loads");
-    let segmenter = Segmenter::load(runtime, bundle, options).expect("the bundle loads");
-
-    let shape = interface(&manifest);
-    let [c, h, w] = shape.image;
-    let label = shape.label();
-    let pixels = Array4::from_shape_fn((c, 1, h, w), |(_, _, y, x)| ((x * y) % 251) as f32);
-    let volume = Volume { samples: pixels, geometry: None, nominal_range: Some((0.0, 255.0)) };
-    let image = volume.samples.mapv(|v| v / 127.5 - 1.0).permuted_axes([1, 0, 2, 3]);
-    let x = Array4::<f32>::from_elem((1, label[0], h, w), 0.3);
-    let z = Array2::<f32>::from_elem((1, shape.latent), 0.5);
-    let request = Request { votes: Some(votes), seed: 1, ..Request::default() };
-    let schedule = manifest.diffusion.schedule();
-
-    let mut encoder = Times::new("condition encoder");
-    let mut step = Times::new("denoiser step");
-    let mut whole = Times::new(format!("whole case, {votes} votes"));
-    let mut literal_step = Times::new("literal step");
-    let mut literal_whole = Times::new(format!("literal case, {votes} votes"));
-    for round in 0..=rounds {
-        let warm_up = round == 0;
-        let given = (image.clone(), x.clone(), z.clone());
-        let (encode, denoise) = segmenter
-            .with_generator(move |generator| {
-                let (image, x, z) = given;
-                let started = Instant::now();
-                let features = generator.condition(image.view()).expect("the encoder runs");
-                let encode = started.elapsed();
-                let started = Instant::now();
-                generator.denoise(0, x.view(), features.view(), z.view()).expect("a step runs");
-                (encode, started.elapsed())
-            })
-            .expect("the engine lives");
-        encoder.add(warm_up, encode);
-        step.add(warm_up, denoise);
-        let started = Instant::now();
-        literal.denoise(0, x.view(), image.view(), z.view()).expect("the literal step runs");
-        literal_step.add(warm_up, started.elapsed());
-        if warm_up {
-            continue;
+    for (preset, case) in [("lung", lung as fn(&Path) -> Case), ("hippocampus", hippocampus)] {
+        if only.as_ref().is_none_or(|only| only == preset) {
+            let scratch = tempfile::tempdir().expect("a temporary folder can be made");
+            case(scratch.path()).measure(&runtime, rounds);
         }
-        let started = Instant::now();
-        segmenter.segment(&volume, &request).expect("the case runs");
-        whole.add(false, started.elapsed());
-
-        let started = Instant::now();
-        let mut unsplit = Unsplit { literal: &mut literal, image: image.view() };
-        let mut tally = Tally::new(label);
-        for vote in 0..votes {
-            let ballot = [Ballot { image: 0, vote }];
-            let shape = Shape { label, latent: shape.latent };
-            let noise = Philox::new(1, 0);
-            let x0 = sample(&mut unsplit, &schedule, shape, &noise, &ballot, |_, _, _| ())
-                .expect("the literal case runs");
-            tally.add(x0.index_axis(Axis(0), 0));
-        }
-        std::hint::black_box(tally.mask());
-        literal_whole.add(false, started.elapsed());
     }
-    println!(
-        "lung preset, {h} x {w}, T = {}, medians of {rounds} interleaved rounds",
-        manifest.diffusion.steps
-    );
-    for times in [&encoder, &step, &literal_step, &whole, &literal_whole] {
-        println!("  {:<28} {:>9.1} ms", times.name, times.median());
-    }
-    println!("  one step, literal : split    {:>6.2}", literal_step.median() / step.median());
-    println!("  whole case, literal : split  {:>6.2}", literal_whole.median() / whole.median());
 }
 
-/// The literal generator bound to an image.
+/// What is measured: one image, by the literal procedure and in other ways.
+struct Case {
+    name: &'static str,
+    literal: PathBuf,
+    /// Bundles and rules of ending; the first bundle lays windows out as published.
+    ways: Vec<(&'static str, PathBuf, Stopping)>,
+    volume: Volume,
+}
+
+fn lung(scratch: &Path) -> Case {
+    let parameters = root().join("benches/lung.parameters.json");
+    let [weights, bundle, literal] =
+        ["w.safetensors", "bundle", "literal.onnx"].map(|n| scratch.join(n));
+    let (p, w) = (&parameters, &weights);
+    cdal_onnx(&[&"initial", &"--parameters", p, &"--out", w]);
+    cdal_onnx(&[
+        &"export",
+        &"--preset",
+        &"lung",
+        &"--checkpoint",
+        w,
+        &"--parameters",
+        p,
+        &"--out",
+        &bundle,
+    ]);
+    cdal_onnx(&[&"literal", &"--checkpoint", w, &"--parameters", p, &"--out", &literal]);
+    let pixels = Array4::from_shape_fn((1, 1, 256, 256), |(_, _, y, x)| ((x * y) % 251) as f32);
+    let ways = RULES.map(|(name, rule)| (name, bundle.clone(), rule)).into();
+    let volume = Volume { samples: pixels, geometry: None, nominal_range: Some((0.0, 255.0)) };
+    Case { name: "lung preset, 256 x 256, drawn weights", literal, ways, volume }
+}
+
+fn hippocampus(scratch: &Path) -> Case {
+    let (parameters, shipped) =
+        (root().join("configs/hippocampus.parameters.json"), root().join("onnx/hippocampus"));
+    let [weights, literal] = ["w.safetensors", "literal.onnx"].map(|n| scratch.join(n));
+    cdal_onnx(&[
+        &"weights",
+        &"--bundle",
+        &shipped,
+        &"--parameters",
+        &parameters,
+        &"--out",
+        &weights,
+    ]);
+    cdal_onnx(&[
+        &"literal",
+        &"--checkpoint",
+        &weights,
+        &"--parameters",
+        &parameters,
+        &"--out",
+        &literal,
+    ]);
+    let planned = |plan: &str| {
+        let folder = scratch.join(plan);
+        std::fs::create_dir(&folder).expect("the scratch folder is ours");
+        for file in std::fs::read_dir(&shipped).expect("the bundle is part of the project") {
+            let file = file.expect("the bundle is part of the project");
+            std::fs::copy(file.path(), folder.join(file.file_name())).expect("a copy");
+        }
+        let manifest = folder.join("bundle.toml");
+        let text = std::fs::read_to_string(&manifest).expect("a manifest");
+        let text = text.replace("plan = \"each-slice-once\"\n", "");
+        let with = format!("kind = \"sliding\"\nplan = \"{plan}\"\n");
+        std::fs::write(&manifest, text.replace("kind = \"sliding\"\n", &with)).expect("a manifest");
+        folder
+    };
+    let (literal_plan, each_once) = (planned("literal"), planned("each-slice-once"));
+    let ways = RULES.map(|(name, rule)| (name, literal_plan.clone(), rule)).into_iter();
+    let once = [("each slice once", RULES[0].1), ("each slice once, adaptive", RULES[3].1)]
+        .map(|(name, rule)| (name, each_once.clone(), rule));
+    let volume = match std::env::var_os("CDAL_BENCH_MR") {
+        Some(path) => codec::read(Path::new(&path)).expect("an image").remove(0).volume,
+        None => phantom(1).volume,
+    };
+    Case { name: "hippocampus preset", literal, ways: ways.chain(once).collect(), volume }
+}
+
+const RULES: [(&str, Stopping); 4] = [
+    ("every vote", Stopping::Never),
+    ("exact", Stopping::Exact),
+    ("certified:0.995", Stopping::Certified { dice: 0.995 }),
+    ("adaptive:0.005", Stopping::Adaptive { error: 0.005 }),
+];
+
+impl Case {
+    fn measure(&self, runtime: &Arc<Runtime>, rounds: usize) {
+        let options = Options::default();
+        let graph = std::fs::read(&self.literal).expect("the graph was just made");
+        let mut literal = Literal::load(runtime, &graph, &options).expect("the graph loads");
+        let segmenters: Vec<Segmenter> = self
+            .ways
+            .iter()
+            .map(|(_, bundle, _)| {
+                let bundle = Bundle::open(bundle).expect("the bundle is sound");
+                Segmenter::load(Arc::clone(runtime), bundle, options).expect("the bundle loads")
+            })
+            .collect();
+        let mut as_written = Vec::new();
+        let mut times = vec![Vec::new(); self.ways.len()];
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; self.ways.len()];
+        for _ in 0..rounds {
+            let started = Instant::now();
+            as_written_down(&mut literal, segmenters[0].bundle(), &self.volume);
+            as_written.push(started.elapsed().as_secs_f64());
+            for (way, (_, _, stopping)) in self.ways.iter().enumerate() {
+                let request = Request { seed: 1, stopping: *stopping, ..Request::default() };
+                let started = Instant::now();
+                let outcome =
+                    segmenters[way].segment(&self.volume, &request).expect("the case runs");
+                times[way].push(started.elapsed().as_secs_f64());
+                outcomes[way] = Some(outcome);
+            }
+        }
+        let [_, d, h, w] = <[usize; 4]>::try_from(self.volume.samples.shape()).expect("four axes");
+        let literal = median(as_written);
+        println!("{}, image of {d} x {h} x {w}; medians of {rounds} interleaved rounds", self.name);
+        println!("  {:<28} {literal:>8.2} s", "literal procedure");
+        let full = outcomes[0].as_ref().map(|o| o.segmentation.mask.clone()).expect("it ran");
+        for ((name, ..), (times, outcome)) in self.ways.iter().zip(times.into_iter().zip(outcomes))
+        {
+            let (seconds, outcome) = (median(times), outcome.expect("it ran"));
+            println!(
+                "  {name:<28} {seconds:>8.2} s, {:>6.2} times as fast; {:.2} of {} votes, Dice {:.4} with every vote's",
+                literal / seconds,
+                outcome.ending.votes_drawn,
+                outcome.votes,
+                dice(&outcome.segmentation.mask, &full),
+            );
+        }
+    }
+}
+
+/// Every window, vote and step, in the order in which the method names them.
+fn as_written_down(literal: &mut Literal, bundle: &Bundle, volume: &Volume) {
+    let manifest = &bundle.manifest;
+    let prepared = prepare(manifest, volume).expect("the model takes the image");
+    let label = interface(manifest).label();
+    let shape = Shape { label, latent: manifest.network.latent };
+    let schedule = manifest.diffusion.schedule();
+    let noise = Philox::new(1, prepared.case_key);
+    let images: Vec<usize> = (0..prepared.samples.len()).collect();
+    for images in images.chunks(BATCH) {
+        let mut tallies: Vec<Tally> = images.iter().map(|_| Tally::new(label)).collect();
+        for vote in 0..manifest.votes {
+            let ballots: Vec<Ballot> = images.iter().map(|&image| Ballot { image, vote }).collect();
+            let mut unsplit = Unsplit { literal, prepared: &prepared };
+            let x0 = sample(&mut unsplit, &schedule, shape, &noise, &ballots, |_, _, _| ())
+                .expect("the literal procedure runs");
+            for (tally, x0) in tallies.iter_mut().zip(x0.axis_iter(Axis(0))) {
+                tally.add(x0);
+            }
+        }
+        std::hint::black_box(tallies.iter().map(Tally::mask).collect::<Vec<_>>());
+    }
+}
+
+/// The literal generator bound to the crops of a case.
 struct Unsplit<'a> {
     literal: &'a mut Literal,
-    image: ArrayView4<'a, f32>,
+    prepared: &'a Prepared,
 }
 
 impl Denoiser for Unsplit<'_> {
-    type Error = cdal::engine::EngineError;
+    type Error = EngineError;
 
     fn denoise(
         &mut self,
-        _: &[usize],
+        images: &[usize],
         step: usize,
         x: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
     ) -> Result<Array4<f32>, Self::Error> {
-        self.literal.denoise(step, x, self.image, z)
+        let Prepared { crops, samples, .. } = self.prepared;
+        let pixels: Vec<_> =
+            images.iter().map(|&image| self.prepared.pixels(crops[samples[image].crop])).collect();
+        let pixels = concatenate(Axis(0), &pixels).expect("crops share one shape");
+        self.literal.denoise(step, x, pixels.view(), z)
     }
 }
 
-struct Times {
-    name: String,
-    milliseconds: Vec<f64>,
+/// Of all that is marked, whatever its label.
+fn dice(a: &Array3<u8>, b: &Array3<u8>) -> f64 {
+    let marked = |mask: &Array3<u8>| mask.iter().filter(|&&value| value > 0).count();
+    let both = a.iter().zip(b).filter(|&(&a, &b)| a > 0 && a == b).count();
+    let sum = marked(a) + marked(b);
+    if sum == 0 { 1.0 } else { 2.0 * both as f64 / sum as f64 }
 }
 
-impl Times {
-    fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), milliseconds: Vec::new() }
-    }
-
-    fn add(&mut self, is_warm_up: bool, time: Duration) {
-        if !is_warm_up {
-            self.milliseconds.push(time.as_secs_f64() * 1e3);
-        }
-    }
-
-    fn median(&self) -> f64 {
-        let mut sorted = self.milliseconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
-    }
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
-/// Split bundle and literal graph of the same drawn weights.
-fn models(folder: &Path) -> (PathBuf, PathBuf) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let parameters = root.join("benches/lung.parameters.json");
-    let (weights, bundle, literal) =
-        (folder.join("w.safetensors"), folder.join("bundle"), folder.join("literal.onnx"));
-    let run = |arguments: &[&str]| {
-        let status = Command::new(root.join(".venv/bin/python"))
-            .args(["-m", "cdal_onnx"])
-            .args(arguments)
-            .env("PYTHONPATH", root.join("onnx"))
-            .stdout(std::process::Stdio::null())
-            .status()
-            .expect("the project's Python starts; run `make python`");
-        assert!(status.success(), "cdal_onnx {arguments:?}");
-    };
-    let text = |path: &Path| path.to_str().expect("temporary paths are text").to_owned();
-    let (p, w, b, l) = (text(&parameters), text(&weights), text(&bundle), text(&literal));
-    run(&["initial", "--parameters", &p, "--out", &w]);
-    run(&["export", "--checkpoint", &w, "--parameters", &p, "--preset", "lung", "--out", &b]);
-    run(&["literal", "--checkpoint", &w, "--parameters", &p, "--out", &l]);
-    (bundle, literal)
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn cdal_onnx(arguments: &[&dyn AsRef<Path>]) {
+    let status = Command::new(root().join(".venv/bin/python"))
+        .args(["-m", "cdal_onnx"])
+        .args(arguments.iter().map(AsRef::as_ref))
+        .env("PYTHONPATH", root().join("onnx"))
+        .stdout(Stdio::null())
+        .status()
+        .expect("the project's Python starts; run `make python`");
+    assert!(status.success(), "cdal_onnx failed");
 }

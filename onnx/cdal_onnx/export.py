@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from . import __version__
 from .errors import Refused
 from .generator import condition_graph, denoiser_graph
-from .graph import InferenceGraph
+from .graph import FusedGraph
 from .parameters import Parameters
 from .schedule import schedule
 
@@ -76,8 +76,8 @@ def write(state: dict[str, np.ndarray], p: Parameters, preset: str, card: Card, 
     refuse_misfit(preset, p)
     if out.exists():
         raise Refused(f"{out}: already exists; choose another folder or remove it")
-    condition = InferenceGraph(state, half_weights=half_weights)
-    denoiser = InferenceGraph(state, half_weights=half_weights)
+    condition = FusedGraph(state, half_weights=half_weights)
+    denoiser = FusedGraph(state, half_weights=half_weights)
     condition_graph(condition, p)
     denoiser_graph(denoiser, p)
     unused = set(state) - condition.used - denoiser.used

@@ -34,8 +34,8 @@ class Generator:
         h = g.conv(Map(image, self.p.image_channels, self.p.image_size), "all_modules.2", nf)
         for index in range(3, self.first_stem):
             key = f"all_modules.{index}.0"
-            y = g.conv(g.silu(g.affine_norm(h, f"{key}.in_layers.0", 32, 1e-5)), f"{key}.in_layers.2", nf)
-            y = g.conv(g.silu(g.affine_norm(y, f"{key}.out_layers.0", 32, 1e-5)), f"{key}.out_layers.3", nf)
+            y = g.conv(g.affine_norm(h, f"{key}.in_layers.0", 32, 1e-5, silu=True), f"{key}.in_layers.2", nf)
+            y = g.conv(g.affine_norm(y, f"{key}.out_layers.0", 32, 1e-5, silu=True), f"{key}.out_layers.3", nf)
             h = g.add(h, y)
         return h
 
@@ -77,7 +77,7 @@ class Generator:
             if level:
                 h = self._res_block(h, h.channels, "up")
 
-        h = g.silu(g.affine_norm(h, self._next(), min(h.channels // 4, 32), 1e-6))
+        h = g.affine_norm(h, self._next(), min(h.channels // 4, 32), 1e-6, silu=True)
         h = g.conv(h, self._next(), p.num_channels)
         return h if p.not_use_tanh else Map(g.op("Tanh", h.name), h.channels, h.size)
 
@@ -102,18 +102,16 @@ class Generator:
             h = g.silu_vector(g.linear(h, f"z_transform.{2 * layer + 1}", width, p.z_emb_dim))
         return h
 
-    def _adaptive_norm(self, x: Map, key: str) -> Map:
-        """AdaGN: GroupNorm scaled and shifted by the latent embedding."""
+    def _adaptive_norm(self, x: Map, key: str, offset: str | None = None) -> Map:
+        """AdaGN, then SiLU: GroupNorm of x + offset [N, C], scaled and shifted by the latent embedding."""
         g = self.g
         style = g.linear(self.latent, f"{key}.style", self.p.z_emb_dim, 2 * x.channels)
         gamma, beta = g.op("Split", style, outputs=2, axis=1)
-        y = g.normalise(x, min(x.channels // 4, 32), 1e-6)
-        y = g.op("Add", g.op("Mul", y.name, g.per_channel(gamma)), g.per_channel(beta))
-        return Map(y, x.channels, x.size)
+        return g.group_norm(x, min(x.channels // 4, 32), 1e-6, gamma, beta, offset, silu=True)
 
     def _res_block(self, x: Map, channels: int, resample: str = "") -> Map:
         g, key, kernel = self.g, self._next(), self.p.fir_1d
-        h = g.silu(self._adaptive_norm(x, f"{key}.GroupNorm_0"))
+        h = self._adaptive_norm(x, f"{key}.GroupNorm_0")
         skip = x
         if resample == "down":
             h, skip = g.fir_down(h, kernel), g.fir_down(x, kernel)
@@ -121,8 +119,7 @@ class Generator:
             h, skip = g.fir_up(h, kernel), g.upsampled_skip(x, f"{key}.Conv_2", channels, kernel)
         h = g.conv(h, f"{key}.Conv_0", channels)
         time = g.linear(self.time_activation, f"{key}.Dense_0", 4 * self.p.num_channels_dae, channels)
-        h = Map(g.op("Add", h.name, g.per_channel(time)), channels, h.size)
-        h = g.conv(g.silu(self._adaptive_norm(h, f"{key}.GroupNorm_1")), f"{key}.Conv_1", channels)
+        h = g.conv(self._adaptive_norm(h, f"{key}.GroupNorm_1", time), f"{key}.Conv_1", channels)
         if resample == "down" or (not resample and x.channels != channels):
             skip = g.conv(skip, f"{key}.Conv_2", channels, kernel=1)
         return g.mean(skip, h)

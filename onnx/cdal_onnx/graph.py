@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from . import fused
 from .errors import Refused
 
 OPSET = 17
@@ -97,10 +98,16 @@ class Graph:
 
     def model(self, name: str) -> onnx.ModelProto:
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, list(self.initializers.values()))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)],
-                                  producer_name="cdal_onnx", ir_version=IR_VERSION)
+        functions = self.functions()
+        domains = [("", OPSET)] + [(fused.DOMAIN, fused.VERSION)] * bool(functions)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*domain) for domain in domains],
+                                  functions=functions, producer_name="cdal_onnx", ir_version=IR_VERSION)
         onnx.checker.check_model(model)
         return model
+
+    def functions(self) -> list[onnx.FunctionProto]:
+        """Definitions of the operators that are not ONNX's own."""
+        return []
 
     def refuse_unused(self, what: str) -> None:
         """A tensor that no layer reads means that the parameters describe another network."""
@@ -151,13 +158,21 @@ class Graph:
         """[N, C] → [N, C, 1, 1]."""
         return self.op("Unsqueeze", x, self.ints(2, 3))
 
-    def affine_norm(self, x: Map, key: str, groups: int, epsilon: float) -> Map:
-        """GroupNorm with the published per-channel `{key}.weight`, `{key}.bias`."""
-        shape = self.ints(1, x.channels, 1, 1)
+    def affine_norm(self, x: Map, key: str, groups: int, epsilon: float, silu: bool = False) -> Map:
+        """GroupNorm with the published per-channel `{key}.weight`, `{key}.bias`, then SiLU if asked."""
+        shape = self.ints(1, x.channels)
         scale = self.op("Reshape", self.parameter(f"{key}.weight", x.channels), shape)
         shift = self.op("Reshape", self.parameter(f"{key}.bias", x.channels), shape)
+        return self.group_norm(x, groups, epsilon, scale, shift, silu=silu)
+
+    def group_norm(self, x: Map, groups: int, epsilon: float, scale: str, shift: str, offset: str | None = None,
+                   silu: bool = False) -> Map:
+        """GroupNorm of x + offset, times `scale` plus `shift`, then SiLU if asked; all three are [1 or N, C]."""
+        if offset is not None:
+            x = Map(self.op("Add", x.name, self.per_channel(offset)), x.channels, x.size)
         y = self.normalise(x, groups, epsilon)
-        return Map(self.op("Add", self.op("Mul", y.name, scale), shift), x.channels, x.size)
+        y = self.op("Add", self.op("Mul", y.name, self.per_channel(scale)), self.per_channel(shift))
+        return Map(self.silu_vector(y) if silu else y, x.channels, x.size)
 
     def upsampled_skip(self, x: Map, key: str, channels: int, kernel: np.ndarray) -> Map:
         """FIR up, then a 1x1 convolution, at a quarter of the pixels: the two commute, but for the bias."""
@@ -252,6 +267,37 @@ class InferenceGraph(Graph):
 
     def leaky_vector(self, x: str) -> str:
         return self.op("LeakyRelu", x, alpha=0.2)
+
+
+class FusedGraph(InferenceGraph):
+    """The inference dialect with the memory-bound chains between convolutions as operators of the domain `cdal`.
+
+    Their definition is a function of standard operators that the model carries along: a provider without a kernel for
+    them runs that. `cdal` brings kernels for the CPU, which pass over memory once where the functions pass five times.
+    """
+
+    def group_norm(self, x: Map, groups: int, epsilon: float, scale: str, shift: str, offset: str | None = None,
+                   silu: bool = False) -> Map:
+        if offset is not None and not silu:
+            raise ValueError("an offset is only added where SiLU follows")
+        kind = f"{'Offset' if offset else ''}GroupNorm{'SiLU' if silu else ''}"
+        inputs = [x.name, scale, shift] + ([offset] if offset else [])
+        y = self.op(kind, *inputs, domain=fused.DOMAIN, groups=groups, epsilon=epsilon)
+        return Map(y, x.channels, x.size)
+
+    def mean(self, a: Map, b: Map) -> Map:
+        return Map(self.op("ResidualMean", a.name, b.name, domain=fused.DOMAIN), a.channels, a.size)
+
+    def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
+        if len(kernel) != 4:
+            return super().fir_up(x, kernel)
+        y = self.op("FirUp", x.name, domain=fused.DOMAIN, taps=[float(2 * tap) for tap in kernel],
+                    channels=x.channels)
+        return Map(y, x.channels, x.size * 2)
+
+    def functions(self) -> list[onnx.FunctionProto]:
+        used = {node.op_type for node in self.nodes if node.domain == fused.DOMAIN}
+        return [function for function in fused.functions(OPSET) if function.name in used]
 
 
 class TrainingGraph(Graph):

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from .errors import Refused
 from .generator import condition_graph, denoiser_graph
-from .graph import InferenceGraph
+from .graph import FusedGraph, InferenceGraph
 from .parameters import Parameters
 
 GRAPHS = {"condition.onnx": condition_graph, "denoiser.onnx": denoiser_graph}
@@ -21,12 +21,14 @@ def weights(bundle: Path, p: Parameters) -> dict[str, np.ndarray]:
 
     Refuses a bundle of another network, or one whose graphs were folded otherwise than export folds today.
     """
-    stored = {name: _constants(bundle / name) for name in GRAPHS}
+    models = {name: _model(bundle / name) for name in GRAPHS}
+    stored = {name: {constant.name: numpy_helper.to_array(constant) for constant in model.graph.initializer}
+              for name, model in models.items()}
     state, fitted = {}, {}
     for name, build in GRAPHS.items():
         halved = any(value.dtype == np.float16 for value in stored[name].values())
-        asked = InferenceGraph({}, lambda key, shape: _unfold(bundle / name, stored[name], key, shape),
-                               half_weights=halved)
+        dialect = FusedGraph if models[name].functions else InferenceGraph
+        asked = dialect({}, lambda key, shape: _unfold(bundle / name, stored[name], key, shape), half_weights=halved)
         fitted[name] = build(asked, p)
         state |= {key: asked.state[key] for key in asked.used}
     for name, graph in fitted.items():
@@ -41,12 +43,11 @@ def weights(bundle: Path, p: Parameters) -> dict[str, np.ndarray]:
     return state
 
 
-def _constants(path: Path) -> dict[str, np.ndarray]:
+def _model(path: Path) -> onnx.ModelProto:
     try:
-        graph = onnx.load(path).graph
+        return onnx.load(path)
     except Exception as error:  # onnx raises protobuf's own errors
         raise Refused(f"{path}: not a readable graph: {error}") from error
-    return {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
 
 
 def _unfold(path: Path, constants: dict[str, np.ndarray], key: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -72,7 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         steps: args.steps.map(usize::from),
         seed: args.seed,
         stopping: args.stop,
-        noise: None,
+        ..Request::default()
     };
     let (report, gallery) = eval::evaluate(&segmenter, &dataset, &request, show)?;
 

@@ -2,7 +2,7 @@ use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -32,6 +32,9 @@ pub struct Args {
     /// When a vote may end early: never, exact (same mask), certified[:DICE] or adaptive[:ERROR] against the full vote
     #[arg(long, value_name = "RULE", default_value_t)]
     stop: Stopping,
+    /// Milliseconds after which the mask must be there: the vote ends with what is drawn, and the result says so
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    deadline: Option<u32>,
     /// Of the noise; the same seed gives the same mask
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -98,6 +101,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         seed: args.seed,
         noise,
         stopping: args.stop,
+        deadline: args.deadline.map(|ms| Duration::from_millis(ms.into())),
         ..Request::default()
     };
     let mut names = HashSet::new();
@@ -205,7 +209,7 @@ fn report(
     encode: f64,
 ) {
     let mask = &outcome.segmentation.mask;
-    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let stages = &outcome.stages;
     let labels = outcome.segmentation.agreement.dim().0;
     let report = Report {
@@ -233,9 +237,10 @@ fn report(
             + encode
             + ms(stages.prepare + stages.condition + stages.denoise + stages.assemble);
         let files: Vec<_> = report.files.iter().map(|path| path.display().to_string()).collect();
-        let votes = match outcome.ending.rule {
-            Stopping::Never => format!("{} votes", outcome.votes),
-            _ => format!("{:.1} of {} votes", outcome.ending.votes_drawn, outcome.votes),
+        let Ending { rule, votes_drawn, is_cut, .. } = outcome.ending;
+        let votes = match rule {
+            Stopping::Never if !is_cut => format!("{} votes", outcome.votes),
+            _ => format!("{votes_drawn:.1} of {} votes", outcome.votes),
         };
         eprintln!("{}: {votes}, {total:.0} ms, {}", case.name, files.join(", "));
     }

@@ -147,8 +147,9 @@ impl Reload {
 }
 
 fn choice(loaded: &Loaded) -> Choice {
-    let config::Model { votes, stop, seed, .. } = loaded.settings.model;
-    let request = Request { votes, stopping: stop, seed, ..Request::default() };
+    let config::Model { votes, stop, deadline_ms, seed, .. } = loaded.settings.model;
+    let deadline = deadline_ms.map(Duration::from_millis);
+    let request = Request { votes, stopping: stop, deadline, seed, ..Request::default() };
     let results = loaded.settings.results.clone();
     Choice { request, results, revision: loaded.revision.clone() }
 }

@@ -77,6 +77,9 @@ pub struct Model {
     #[serde(default)]
     #[schemars(with = "String")]
     pub stop: Stopping,
+    /// Milliseconds of sampling after which a mask is made of the votes drawn so far, and marked as such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     #[serde(default)]
     pub seed: u64,
 }
@@ -111,6 +114,9 @@ impl Settings {
         };
         if self.model.votes.is_some_and(|votes| !(1..=1000).contains(&votes)) {
             under("model", vec![Fault::new("votes", "must be 1 to 1000")]);
+        }
+        if self.model.deadline_ms == Some(0) {
+            under("model", vec![Fault::new("deadline_ms", "must be at least 1, or left out")]);
         }
         if self.runtime.intra_threads > 1024 {
             under("runtime", vec![Fault::new("intra_threads", "must be at most 1024")]);

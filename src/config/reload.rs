@@ -4,7 +4,7 @@ use super::{Loaded, Settings, tree};
 
 impl Loaded {
     /// What is in force after `new` was read by a running daemon that has `self` in force: destinations, completion,
-    /// the vote (votes, stop, seed) and log level of `new`, all else as before. Also the keys that differ and need a restart.
+    /// the vote (votes, stop, deadline, seed) and log level of `new`, all else as before. Also the keys that differ and need a restart.
     #[must_use]
     pub fn reload(&self, new: Self) -> (Self, Vec<String>) {
         let mut settings = self.settings.clone();
@@ -12,6 +12,7 @@ impl Loaded {
         settings.ingest.dicom.completion.clone_from(&new.settings.ingest.dicom.completion);
         settings.model.votes = new.settings.model.votes;
         settings.model.stop = new.settings.model.stop;
+        settings.model.deadline_ms = new.settings.model.deadline_ms;
         settings.model.seed = new.settings.model.seed;
         settings.results.clone_from(&new.settings.results);
         settings.daemon.log = new.settings.daemon.log;

@@ -6,7 +6,7 @@ use ort::{
 };
 use serde::Deserialize;
 
-use super::{EngineError, Runtime};
+use super::{EngineError, Runtime, operators};
 
 /// Who runs the graphs. Asking for a GPU never ends on the CPU unsaid: a provider that cannot start is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
@@ -193,6 +193,34 @@ fn predict(
     finite(graph, result)
 }
 
+/// A product of two square matrices as the runtime computes it: the machine's own rate of arithmetic, which the
+/// benchmarks hold the generator against.
+#[derive(Debug)]
+pub struct Product {
+    session: Session,
+}
+
+impl Product {
+    /// # Errors
+    /// If the graph, `y` = `a` @ `b`, does not load.
+    pub fn load(runtime: &Runtime, graph: &[u8], options: &Options) -> Result<Self, EngineError> {
+        Ok(Self { session: session(runtime, "product", graph, options)? })
+    }
+
+    /// # Errors
+    /// If the graph fails.
+    pub fn multiply(
+        &mut self,
+        a: ArrayView2<'_, f32>,
+        b: ArrayView2<'_, f32>,
+    ) -> Result<(), EngineError> {
+        let failed = |e: ort::Error| EngineError::Run { graph: "product", reason: e.to_string() };
+        let (a, b) = (TensorRef::from_array_view(a), TensorRef::from_array_view(b));
+        let inputs = ort::inputs!["a" => a.map_err(failed)?, "b" => b.map_err(failed)?];
+        self.session.run(inputs).map(|_| ()).map_err(failed)
+    }
+}
+
 fn finite(
     graph: &'static str,
     result: ort::Result<ndarray::ArrayD<f32>>,
@@ -221,6 +249,10 @@ fn session(
         .map_err(|e| failed(e.to_string()))?;
     if let Some(threads) = options.intra_threads {
         builder = builder.with_intra_threads(threads).map_err(|e| failed(e.to_string()))?;
+    }
+    if options.provider == Provider::Cpu {
+        let domain = operators::domain().map_err(|e| failed(e.to_string()))?;
+        builder = builder.with_operators(domain).map_err(|e| failed(e.to_string()))?;
     }
     builder = with_provider(builder, options)?;
     builder.commit_from_memory(bytes).map_err(|e| failed(e.to_string()))

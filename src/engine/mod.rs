@@ -6,10 +6,11 @@
 
 mod device;
 mod generator;
+mod operators;
 mod runtime;
 
 pub use device::Device;
-pub use generator::{Generator, Graphs, Interface, Literal, Options, Provider};
+pub use generator::{Generator, Graphs, Interface, Literal, Options, Product, Provider};
 pub use runtime::{Purpose, Runtime};
 
 /// What stops the engine.

@@ -52,6 +52,9 @@ pub struct Request {
     pub steps: Option<usize>,
     /// Whether a vote may end before its last sample.
     pub stopping: Stopping,
+    /// When the mask must be there: a vote that would take longer ends with what is drawn, but not before the first
+    /// sample of every image.
+    pub deadline: Option<Duration>,
     pub seed: u64,
     /// Noise recorded elsewhere, in place of the seed's.
     pub noise: Option<Arc<RecordedNoise>>,
@@ -75,18 +78,22 @@ pub struct Ending {
     pub rule: Stopping,
     /// Samples drawn for each image, on average; at most the votes asked for.
     pub votes_drawn: f64,
-    /// Dice of the mask against that of the full vote, of the label that has least: at least this for `exact`
-    /// and `certified`, expected to be this for `adaptive`.
+    /// The deadline ended the vote, not the rule.
+    #[serde(rename = "cut_by_deadline")]
+    pub is_cut: bool,
+    /// Dice of the mask against that of the full vote, of the label that has least: expected to be this for
+    /// `adaptive`, otherwise at least this.
     pub dice: f64,
 }
 
 impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rule, votes_drawn, dice } = self;
-        match rule {
-            Stopping::Never => Ok(()),
-            _ => write!(f, "{rule} drawn={votes_drawn:.2} dice={dice:.4}"),
+        let Self { rule, votes_drawn, is_cut, dice } = self;
+        if *rule == Stopping::Never && !is_cut {
+            return Ok(());
         }
+        let cut = if *is_cut { " deadline" } else { "" };
+        write!(f, "{rule}{cut} drawn={votes_drawn:.2} dice={dice:.4}")
     }
 }
 
@@ -190,6 +197,7 @@ impl Segmenter {
                 noise,
                 votes,
                 stopping: request.stopping,
+                deadline: request.deadline.map(|deadline| started + deadline),
             };
             election.run(generator)
         })??;

@@ -14,6 +14,9 @@ use crate::{
 /// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
 /// that activations stay near the cache.
 const BATCH_PIXELS: usize = 32 * 1024;
+/// Of those, what a round of an early ending takes at least: one vote more where little is left to decide would leave
+/// cores idle.
+const ROUND_PIXELS: usize = BATCH_PIXELS / 8;
 /// Values of condition features that are held at once (256 MiB); at least one crop's.
 const HELD_FEATURES: usize = 64 << 20;
 
@@ -25,6 +28,8 @@ pub(super) struct Election<'a> {
     pub noise: &'a dyn Noise,
     pub votes: usize,
     pub stopping: Stopping,
+    /// When the mask must be there, as well as it can be by then.
+    pub deadline: Option<Instant>,
 }
 
 /// What is known of the case so far: its means, and the least and the most they can still become.
@@ -48,12 +53,12 @@ impl Election<'_> {
         let Self { manifest, prepared, .. } = self;
         let shape = self.shape();
         let pixels = shape.label[1] * shape.label[2];
-        let batch = (BATCH_PIXELS / pixels).max(1);
+        let (batch, least) = ((BATCH_PIXELS / pixels).max(1), (ROUND_PIXELS / pixels).max(1));
         let held = (HELD_FEATURES / (manifest.network.features * pixels)).max(1);
         let mut stages =
             Stages { steps: vec![Duration::ZERO; self.schedule.steps()], ..Stages::default() };
         let mut standing = Standing::new(self);
-        let mut drawn = 0;
+        let (mut drawn, mut is_cut) = (0, false);
         let mut forecast = Forecast::default();
 
         let mut samples_of = vec![Vec::new(); prepared.crops.len()];
@@ -75,12 +80,23 @@ impl Election<'_> {
                 })
                 .collect();
             let mut open: Vec<usize> = (0..booths.len()).collect();
-            let mut more = self.stopping.first_votes(self.votes);
+            let due = self.due(first, crops.len());
+            let mut more = match due {
+                Some(_) => 1,
+                None => self.stopping.first_votes(self.votes),
+            };
             while !open.is_empty() {
+                let round = Instant::now();
                 let steps = &mut stages.steps;
                 self.round(&mut conditioned, &mut booths, &open, more, batch, steps)?;
                 open = self.still_open(&booths, &standing, &mut forecast);
-                more = (batch / open.len().max(1)).max(1);
+                // Another round takes as long as this one did.
+                if !open.is_empty() && due.is_some_and(|due| Instant::now() + round.elapsed() > due)
+                {
+                    is_cut = true;
+                    break;
+                }
+                more = (least / open.len().max(1)).max(1);
             }
             stages.denoise += started.elapsed();
 
@@ -95,6 +111,7 @@ impl Election<'_> {
         let ending = Ending {
             rule: self.stopping,
             votes_drawn: drawn as f64 / prepared.samples.len() as f64,
+            is_cut,
             dice: match self.stopping {
                 Stopping::Adaptive { .. } => forecast.finished.dice(),
                 _ => standing.certain_dice(self),
@@ -103,6 +120,14 @@ impl Election<'_> {
         stages.assemble += started.elapsed();
         let steps = self.schedule.steps() - self.schedule.end;
         Ok(Outcome { segmentation, votes: self.votes, ending, steps, stages })
+    }
+
+    /// When the crops from `first` on must be done so that the last of the case are done in time.
+    fn due(&self, first: usize, crops: usize) -> Option<Instant> {
+        let deadline = self.deadline?;
+        let now = Instant::now();
+        let share = crops as f64 / (self.prepared.crops.len() - first) as f64;
+        Some(now + deadline.saturating_duration_since(now).mul_f64(share))
     }
 
     fn shape(&self) -> Shape {
@@ -157,7 +182,7 @@ impl Election<'_> {
         if let Stopping::Adaptive { error } = self.stopping {
             return forecast.update(booths, self, error, &unfinished);
         }
-        if unfinished.is_empty() {
+        if unfinished.is_empty() || self.stopping == Stopping::Never {
             return unfinished;
         }
         let mut standing = before.clone();
@@ -188,7 +213,7 @@ impl Standing {
     fn new(election: &Election<'_>) -> Self {
         let label_channels = election.manifest.network.label_channels;
         let empty = Assembly::new(label_channels, &election.prepared.grid);
-        let stops = election.stopping != Stopping::Never;
+        let stops = election.stopping != Stopping::Never || election.deadline.is_some();
         Self { reach: stops.then(|| [empty.clone(), empty.clone()]), now: empty }
     }
 

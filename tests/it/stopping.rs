@@ -59,6 +59,33 @@ fn a_trained_model_ends_early_and_keeps_its_word() {
 }
 
 #[test]
+fn a_deadline_leaves_one_vote_at_least_and_says_what_it_cut() {
+    let segmenter =
+        Segmenter::open(runtime(), &root().join("onnx/phantom"), Options::default()).unwrap();
+    let volume = phantom(7).volume;
+    let with = |votes, stopping, milliseconds| {
+        let deadline = Some(std::time::Duration::from_millis(milliseconds));
+        let request =
+            Request { votes: Some(votes), seed: 3, stopping, deadline, ..Request::default() };
+        segmenter.segment(&volume, &request).unwrap()
+    };
+    let one = run(&segmenter, &volume, 1, "never").segmentation.mask;
+    for stopping in [Stopping::Never, Stopping::Exact] {
+        let late = with(9, stopping, 1);
+        assert!(late.ending.is_cut);
+        assert_eq!((late.ending.votes_drawn, late.votes), (1.0, 9));
+        assert_eq!(late.segmentation.mask, one);
+        assert!(late.ending.dice < 1.0, "eight votes can turn one over");
+        assert!(late.ending.to_string().contains("deadline"));
+    }
+    let full = run(&segmenter, &volume, 3, "never");
+    let in_time = with(3, Stopping::Never, 3_600_000);
+    assert!(!in_time.ending.is_cut);
+    assert_eq!(in_time.segmentation.mask, full.segmentation.mask);
+    assert_eq!(in_time.ending.to_string(), "");
+}
+
+#[test]
 fn exact_is_exact_where_votes_are_torn_and_polarity_is_inverted() {
     let scratch = tempfile::tempdir().unwrap();
     let Some(folder) = reference_bundle("lung_small", "lung-reduced", scratch.path()) else {

@@ -20,11 +20,11 @@ from cdal_onnx import parameters, weights  # noqa: E402
 from cdal_onnx.discriminator import discriminator_graph  # noqa: E402
 from cdal_onnx.errors import Refused  # noqa: E402
 from cdal_onnx.generator import condition_graph, denoiser_graph, generator_graph  # noqa: E402
-from cdal_onnx.graph import FLOAT, InferenceGraph, Map, TrainingGraph  # noqa: E402
+from cdal_onnx.graph import FLOAT, FusedGraph, InferenceGraph, Map, TrainingGraph  # noqa: E402
 from cdal_onnx.literal import LiteralGraph  # noqa: E402
 
 onnxruntime.set_default_logger_severity(3)
-DIALECTS = (InferenceGraph, TrainingGraph, LiteralGraph)
+DIALECTS = (InferenceGraph, FusedGraph, TrainingGraph, LiteralGraph)
 MODELS = ("hippocampus_small", "lung_small", "nuclei_small")
 
 

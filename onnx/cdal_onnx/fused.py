@@ -1,0 +1,95 @@
+"""The operators of the domain `cdal`, each defined as a function of standard ONNX operators.
+
+A model carries the definitions of those that it uses, so every runtime can run it; kernels for the CPU are in the
+engine of `cdal`, which these definitions bind.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+DOMAIN = "cdal"
+VERSION = 1
+
+
+def _constant(name: str, value: np.ndarray) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+
+
+def _attribute(name: str, kind: str, attribute: str) -> onnx.NodeProto:
+    """The value that a caller gives to `attribute`, as a tensor; `kind` is value_int, value_floats and the like."""
+    node = helper.make_node("Constant", [], [name])
+    kinds = {"value_int": onnx.AttributeProto.INT, "value_floats": onnx.AttributeProto.FLOATS}
+    node.attribute.append(_reference(kind, attribute, kinds[kind]))
+    return node
+
+
+def _reference(name: str, attribute: str, kind: int) -> onnx.AttributeProto:
+    reference = onnx.AttributeProto()
+    reference.name, reference.ref_attr_name, reference.type = name, attribute, kind
+    return reference
+
+
+def _function(name: str, inputs: list[str], nodes: list[onnx.NodeProto], attributes: list[str], opset: int,
+              doc: str) -> onnx.FunctionProto:
+    return helper.make_function(DOMAIN, name, inputs, ["Y"], nodes, [helper.make_opsetid("", opset)], attributes,
+                                doc_string=doc)
+
+
+def _group_norm(name: str, opset: int, offset: bool = False, silu: bool = False) -> onnx.FunctionProto:
+    node = helper.make_node
+    moved, normalised = "moved" if offset else "X", "V" if silu else "Y"
+    move = [node("Unsqueeze", ["offset", "axes"], ["offset_map"]), node("Add", ["X", "offset_map"], ["moved"])]
+    activate = [node("Sigmoid", ["V"], ["gate"]), node("Mul", ["V", "gate"], ["Y"])]
+    instance = node("InstanceNormalization", ["flat", "ones", "zeros"], ["instance"])
+    instance.attribute.append(_reference("epsilon", "epsilon", onnx.AttributeProto.FLOAT))
+    nodes = [
+        _constant("axes", np.array([2, 3])), _constant("axis", np.array([0])),
+        _constant("keep", np.array([0])), _constant("rest", np.array([-1])),
+        _constant("one", np.float32([1])), _constant("zero", np.float32([0])),
+        _attribute("groups", "value_int", "groups"),
+        node("Unsqueeze", ["groups", "axis"], ["count"]),
+        node("Concat", ["keep", "count", "rest"], ["grouped"], axis=0),
+        node("Expand", ["one", "count"], ["ones"]), node("Expand", ["zero", "count"], ["zeros"]),
+        *(move if offset else []),
+        node("Shape", [moved], ["shape"]),
+        node("Reshape", [moved, "grouped"], ["flat"]),
+        instance,
+        node("Reshape", ["instance", "shape"], ["normal"]),
+        node("Unsqueeze", ["scale", "axes"], ["scale_map"]), node("Unsqueeze", ["shift", "axes"], ["shift_map"]),
+        node("Mul", ["normal", "scale_map"], ["scaled"]),
+        node("Add", ["scaled", "shift_map"], [normalised]),
+        *(activate if silu else []),
+    ]
+    inputs = ["X", "scale", "shift", *(["offset"] if offset else [])]
+    doc = f"GroupNorm of X [N, C, H, W]{' + offset' if offset else ''}, times scale, plus shift{', then SiLU' if silu else ''}"
+    return _function(name, inputs, nodes, ["groups", "epsilon"], opset, f"{doc}. What is given a channel is [1 or N, C].")
+
+
+def functions(opset: int) -> list[onnx.FunctionProto]:
+    node = helper.make_node
+    convolution = node("ConvTranspose", ["X", "kernel"], ["Y"], kernel_shape=[4, 4], strides=[2, 2], pads=[1, 1, 1, 1])
+    convolution.attribute.append(_reference("group", "channels", onnx.AttributeProto.INT))
+    return [
+        _group_norm("GroupNorm", opset),
+        _group_norm("GroupNormSiLU", opset, silu=True),
+        _group_norm("OffsetGroupNormSiLU", opset, offset=True, silu=True),
+        _function("ResidualMean", ["A", "B"], [
+            _constant("half_power", np.float32(np.sqrt(0.5))),
+            node("Add", ["A", "B"], ["sum"]),
+            node("Mul", ["sum", "half_power"], ["Y"]),
+        ], [], opset, "(A + B)/√2: the rescaled sum of every residual connection."),
+        _function("FirUp", ["X"], [
+            _attribute("taps", "value_floats", "taps"), _attribute("channels", "value_int", "channels"),
+            _constant("column", np.array([4, 1])), _constant("row", np.array([1, 4])),
+            _constant("axis", np.array([0])), _constant("sizes", np.array([1, 4, 4])),
+            node("Reshape", ["taps", "column"], ["vertical"]), node("Reshape", ["taps", "row"], ["horizontal"]),
+            node("MatMul", ["vertical", "horizontal"], ["square"]),
+            node("Unsqueeze", ["channels", "axis"], ["count"]),
+            node("Concat", ["count", "sizes"], ["shape"], axis=0),
+            node("Expand", ["square", "shape"], ["kernel"]),
+            convolution,
+        ], ["taps", "channels"], opset, "Zero insertion by 2, then a blur with the four taps along both axes."),
+    ]
