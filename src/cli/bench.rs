@@ -273,13 +273,13 @@ fn show(report: &Report) {
     let width = report.points.iter().map(|point| point.name.len()).max().unwrap_or(0).max(9);
     let heads: Vec<String> = bench::stats::SHARES
         .iter()
-        .map(|share| format!("{:26}", format!("p{}, ms", share * 100.0)))
+        .map(|share| format!("{:28}", format!("p{}, ms", share * 100.0)))
         .collect();
     eprintln!("\n{:width$}  {}cases/s", "", heads.concat());
     for point in &report.points {
         let name = if point.name.is_empty() { "all cases" } else { &point.name };
         let cells: Vec<String> =
-            point.percentiles.iter().map(|p| format!("{:26}", percentile(p))).collect();
+            point.percentiles.iter().map(|p| format!("{:28}", percentile(p))).collect();
         eprintln!("{name:width$}  {}{:.2}", cells.concat(), point.cases_per_second);
     }
     report.points.iter().for_each(show_stages);

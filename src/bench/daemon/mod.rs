@@ -132,7 +132,6 @@ pub fn measure(
     let meter = Meter::start(Path::new("/sys"));
     let rounds = stand.rounds(&mut senders, &bare, input, tell)?;
     let energy = meter.stop();
-    senders.into_iter().for_each(Sender::release);
 
     let [of_bare, of_daemon] = [
         Point::new("bare sampler".into(), bare.setting(), &rounds.bare, rounds.bare_seconds),
@@ -332,6 +331,7 @@ impl Stand<'_> {
             all.collect::<Result<Vec<_>, _>>()
                 .map(|of_each| of_each.into_iter().flatten().collect::<Vec<_>>())
         })?;
+        senders.iter_mut().for_each(Sender::release); // a daemon breaks off those that are silent
         through.sort_by_key(|case| case.acknowledged);
         if let (false, Some(metrics), Some(before)) = (alone, &self.metrics, &before) {
             // Of several at once only the means are known.

@@ -103,6 +103,7 @@ fn settings(
             "listen": "127.0.0.1:0",
             "ae_title": AE_TITLE,
             "max_associations": associations.max(16),
+            "idle_timeout": "1h", // a scanner here waits for its mask, however many come before it
             "completion": { "instances": slices },
         } },
         "http": { "listen": "127.0.0.1:0" },

@@ -151,17 +151,15 @@ impl<'a> Sender<'a> {
         for (instance, bytes) in &case.objects {
             last_byte = self.store(instance, bytes)?;
         }
-        if self.route.release_each
-            && let Some(association) = self.association.take()
-        {
-            association.release().map_err(|error| fault("release", error))?;
+        if self.route.release_each {
+            self.release();
         }
         Ok(last_byte)
     }
 
     /// All is answered; how the association ends changes nothing.
-    pub(super) fn release(self) {
-        if let Some(association) = self.association {
+    pub(super) fn release(&mut self) {
+        if let Some(association) = self.association.take() {
             let _ = association.release();
         }
     }
