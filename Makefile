@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build deb demo test soak fuzz peers python runtime train-phantom lock clean
+.PHONY: build deb demo test soak fuzz overhead peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
@@ -40,6 +40,16 @@ fuzz:
 			-max_total_time=$$CDAL_FUZZ_SECONDS -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
 			|| exit 1; \
 	done
+
+# What the daemon adds to the model's own time: latency of one case, throughput with 16 senders, memory over 2,000 cases.
+# Reports go to target/overhead; another model: make overhead MODEL=models/mine
+MODEL ?= onnx/lung
+OVERHEAD := target/release/cdal bench daemon --bundle $(MODEL)
+overhead: build
+	mkdir -p target/overhead
+	$(OVERHEAD) --cases 200 --json target/overhead/latency.json --html target/overhead/latency.html
+	$(OVERHEAD) --cases 640 --associations 16 --warm-up 16 --json target/overhead/throughput.json --html target/overhead/throughput.html
+	$(OVERHEAD) --cases 2000 --associations 4 --warm-up 8 --votes 1 --json target/overhead/memory.json --html target/overhead/memory.html
 
 # The programs that the tests talk to: dcmtk, dicom3tools, gdcm, socat.
 peers:

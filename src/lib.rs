@@ -3,6 +3,7 @@
 //! Data flows one way: `ingest` → `spool` → `segmenter` (`bundle` + `sampler` + `engine`) → `deliver`.
 //! Which room may import which is held by `tests/it/rooms.rs`.
 
+pub mod bench;
 pub mod bundle;
 pub mod cli;
 pub mod codec;
@@ -15,6 +16,7 @@ pub mod engine;
 pub mod eval;
 pub mod http;
 pub mod ingest;
+pub mod page;
 pub mod phantom;
 pub mod sampler;
 pub mod segmenter;

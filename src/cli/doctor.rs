@@ -14,7 +14,7 @@ use crate::deliver::{self, Route};
 use crate::engine::{Options, Provider, Purpose, Runtime};
 use crate::http::Tokens;
 use crate::segmenter::Segmenter;
-use crate::telemetry::{audit, sensors};
+use crate::telemetry::{audit, machine::Machine, sensors};
 
 /// Longest wait for a peer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -153,18 +153,14 @@ impl Doctor {
     }
 
     fn devices(&mut self) {
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let model =
-            field("/proc/cpuinfo", "model name").or_else(|| text("/proc/device-tree/model"));
-        let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
-        let model = model.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-        self.note("processor", Verdict::Ok, format!("{model}, {cores} cores, {memory} memory"));
-        let gpus: Vec<String> = std::fs::read_dir("/proc/driver/nvidia/gpus")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|gpu| field(gpu.path().join("information").to_str()?, "Model"))
-            .collect();
+        let machine = Machine::read();
+        let Machine { processor, cores, memory_bytes, gpus, .. } = &machine;
+        let memory = memory_bytes >> 20;
+        self.note(
+            "processor",
+            Verdict::Ok,
+            format!("{processor}, {cores} cores, {memory} MiB memory"),
+        );
         let gpus = if gpus.is_empty() { "none seen".to_owned() } else { gpus.join(", ") };
         self.note("gpu", Verdict::Ok, gpus);
         let readings: Vec<String> = sensors::read(Path::new("/sys"))
@@ -298,17 +294,4 @@ impl Doctor {
             Ok(Route::Serial(_)) | Err(_) => {} // looked at with the ports, or a fault of the configuration
         }
     }
-}
-
-fn text(path: &str) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    Some(text.trim_matches(['\0', '\n', ' ']).to_owned())
-}
-
-/// The value of the first line `name: value`.
-fn field(path: &str, name: &str) -> Option<String> {
-    text(path)?.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key.trim() == name).then(|| value.trim().to_owned())
-    })
 }

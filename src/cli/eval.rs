@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use serde::Serialize;
 
 use super::{EngineArgs, ExitStatus};
 use crate::{
@@ -55,7 +56,11 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     let dataset =
         Dataset::open(&args.data, args.split.clone(), args.limit.map(|limit| limit as usize))?;
-    prepare_outputs(&args)?;
+    prepare_outputs([&args.json, &args.html].into_iter().flatten())?;
+    if let Some(folder) = &args.overlays {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("{}: cannot be made", folder.display()))?;
+    }
     let segmenter = args.engine.open(&args.bundle)?;
     let labels = &segmenter.bundle().manifest.labels;
     let most = segmenter.bundle().manifest.diffusion.steps;
@@ -72,12 +77,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     let (report, gallery) = eval::evaluate(&segmenter, &dataset, &request, show)?;
 
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report).expect("a report serialises");
-        if is_stdout(path) {
-            println!("{text}");
-        } else {
-            write_whole(path, format!("{text}\n").as_bytes())?;
-        }
+        write_json(path, &report)?;
     }
     if let Some(path) = &args.html {
         write_whole(path, html::page(&report, &gallery, labels).as_bytes())?;
@@ -93,17 +93,24 @@ fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
+/// To a file, or to stdout for `-`.
+pub(super) fn write_json(path: &Path, report: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(report).expect("a report serialises");
+    if is_stdout(path) {
+        println!("{text}");
+    } else {
+        write_whole(path, format!("{text}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
 /// An hour of work must not end at a folder that is not there.
-fn prepare_outputs(args: &Args) -> anyhow::Result<()> {
-    for path in [&args.json, &args.html].into_iter().flatten().filter(|path| !is_stdout(path)) {
+pub(super) fn prepare_outputs<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> anyhow::Result<()> {
+    for path in paths.filter(|path| !is_stdout(path)) {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
             bail!("{}: cannot be written; give a file in a folder that exists", path.display());
         }
-    }
-    if let Some(folder) = &args.overlays {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("{}: cannot be made", folder.display()))?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! Human text goes to stderr, data to stdout.
 
+mod bench;
 mod bundle;
 mod config;
 mod doctor;
@@ -46,6 +47,8 @@ pub enum Command {
     Spool(spool::Args),
     /// Measure a bundle against images with truth: Dice, IoU, HD95
     Eval(eval::Args),
+    /// Measure latency and throughput, of the sampler or of a daemon; compare two reports
+    Bench(bench::Args),
     /// Train a generator and leave a finished bundle
     Train(train::Args),
     /// Check or describe a model bundle
@@ -125,6 +128,7 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         Command::Workstation(args) => workstation::run(args),
         Command::Spool(args) => spool::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Train(args) => train::run(&args),
         Command::Bundle(args) => bundle::run(args),
         Command::Phantom(args) => phantom::run(args),

@@ -210,7 +210,7 @@ fn report(
 ) {
     let mask = &outcome.segmentation.mask;
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    let stages = outcome.stages;
+    let stages = &outcome.stages;
     let labels = outcome.segmentation.agreement.dim().0;
     let report = Report {
         case: &case.name,

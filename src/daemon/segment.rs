@@ -187,7 +187,7 @@ impl Worker for SegmentWorker {
         let mut products = Vec::with_capacity(cases.len());
         for case in cases {
             let outcome = self.segmenter.segment(&case.volume, &choice.request).map_err(failed)?;
-            let stages = outcome.stages;
+            let stages = &outcome.stages;
             for (stage, time) in [
                 (Stage::Prepare, stages.prepare),
                 (Stage::Condition, stages.condition),

@@ -114,7 +114,8 @@ impl Association {
             }
         };
         match established {
-            Ok(Ok(stream)) => {
+            Ok(Ok(mut stream)) => {
+                send_at_once(&mut stream);
                 Ok(Self { stream, message_id: 0, values: VecDeque::new(), unasked: None })
             }
             Ok(Err(error)) => Err(judge_refusal(&error)),
@@ -289,4 +290,14 @@ fn lost(error: &Error) -> String {
         _ => "protocol error",
     }
     .to_owned()
+}
+
+/// A request is a small command and then a data set: held back until the first is acknowledged (Nagle), the second would
+/// wait for the peer's delayed acknowledgement, 40 ms and more.
+fn send_at_once(stream: &mut Stream) {
+    let socket = match stream {
+        Stream::Plain(association) => &*association.inner_stream(),
+        Stream::Tls(association) => association.inner_stream().get_ref().0,
+    };
+    let _ = socket.set_nodelay(true); // slower without it, but right
 }

@@ -4,41 +4,29 @@ use std::fmt::Write;
 
 use super::{CaseReport, Gallery, Picture, Report, summary::Statistic};
 use crate::domain::Label;
+use crate::page::{self, base64, escape, number};
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}\
-table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .8rem;text-align:right;border-bottom:1px solid #ddd}\
-th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #888}\
-.low{background:#fde8e4}small,.interval{color:#666}.pair{display:flex;gap:1rem;flex-wrap:wrap}\
-figure{margin:0;flex:1 1 20rem}img{max-width:100%}code{word-break:break-all}\
-.swatch{display:inline-block;width:.8em;height:.8em;margin-right:.4em}";
 /// A case below this share of the mean Dice is marked.
 const LOW: f64 = 0.9;
 
 /// The page. `labels` give the colours.
 #[must_use]
 pub fn page(report: &Report, gallery: &Gallery, labels: &[Label]) -> String {
+    let model = &report.model;
+    let title = format!("{} {} on {}", model.name, model.version, report.data.folder);
     let mut html = String::new();
     // Writing to a string does not fail.
-    let _ = write_page(&mut html, report, gallery, labels);
-    html
+    let _ = write_body(&mut html, report, gallery, labels);
+    page::page(&title, &html)
 }
 
-fn write_page(
+fn write_body(
     html: &mut String,
     report: &Report,
     gallery: &Gallery,
     labels: &[Label],
 ) -> std::fmt::Result {
-    let model = &report.model;
-    let title = format!("{} {} on {}", model.name, model.version, report.data.folder);
-    let title = escape(&title);
-    write!(
-        html,
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style>\
-         <h1>{title}</h1><p>Cases: {}",
-        report.cases.len()
-    )?;
+    write!(html, "<p>Cases: {}", report.cases.len())?;
     if let Some(split) = &report.data.split {
         write!(html, ", the split <b>{}</b> of {}", escape(&split.name), escape(&split.file))?;
     }
@@ -50,7 +38,7 @@ fn write_page(
         report.seed,
         report.summary.milliseconds,
         escape(&report.software_version),
-        escape(&model.digest)
+        escape(&report.model.digest)
     )?;
     summary(html, report, labels)?;
     plot(html, report, labels)?;
@@ -64,7 +52,7 @@ fn write_page(
     html.push_str(
         "<h2>Definitions</h2><p>As in MONAI: Dice and IoU leave out cases whose truth does not hold the label; \
          HD95 is the larger of the two directed 95th percentiles of the distance between surface voxels, left out \
-         where either mask is empty. Intervals are 95 % percentile bootstraps over cases.</p></html>\n",
+         where either mask is empty. Intervals are 95 % percentile bootstraps over cases.</p>",
     );
     Ok(())
 }
@@ -86,7 +74,12 @@ fn summary(html: &mut String, report: &Report, labels: &[Label]) -> std::fmt::Re
         Ok(())
     };
     for label in &report.summary.labels {
-        write!(html, "<tr><td>{}{}", swatch(labels, label.value), escape(&label.name))?;
+        write!(
+            html,
+            "<tr><td>{}{}",
+            page::swatch(&colour(labels, label.value)),
+            escape(&label.name)
+        )?;
         let means = &label.means;
         row(html, [&means.dice, &means.iou, &means.hd95])?;
         let (missed, invented) = (label.missed, label.invented);
@@ -122,14 +115,7 @@ fn plot(html: &mut String, report: &Report, labels: &[Label]) -> std::fmt::Resul
     )?;
     for tick in 0..=5 {
         let dice = lowest + (1.0 - lowest) * f64::from(tick) / 5.0;
-        let at = x(dice);
-        write!(
-            html,
-            "<path d=\"M{at:.1} 0V{:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" font-size=\"12\" text-anchor=\"middle\" fill=\"#666\">{dice:.2}</text>",
-            height - 20.0,
-            height - 5.0
-        )?;
+        page::tick(html, x(dice), height - 20.0, &format!("{dice:.2}"))?;
     }
     for (line, label) in report.summary.labels.iter().enumerate() {
         let y = LINE * (line as f64 + 0.5);
@@ -180,7 +166,7 @@ fn figure(html: &mut String, picture: &Picture) -> std::fmt::Result {
 fn cases(html: &mut String, report: &Report, labels: &[Label]) -> std::fmt::Result {
     html.push_str("<h2>Cases</h2><table><thead><tr><th>Case");
     for label in &report.summary.labels {
-        let name = format!("{}{}", swatch(labels, label.value), escape(&label.name));
+        let name = format!("{}{}", page::swatch(&colour(labels, label.value)), escape(&label.name));
         write!(html, "<th>{name}<br>Dice<th>IoU<th>HD95")?;
     }
     html.push_str("<th>ms</thead><tbody>");
@@ -202,63 +188,8 @@ fn cases(html: &mut String, report: &Report, labels: &[Label]) -> std::fmt::Resu
     Ok(())
 }
 
-fn number(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(|| "–".into(), |value| format!("{value:.digits$}"))
-}
-
 fn colour(labels: &[Label], value: u8) -> String {
     let [red, green, blue] =
         labels.iter().find(|label| label.value == value).map_or([0; 3], |label| label.colour);
     format!("#{red:02x}{green:02x}{blue:02x}")
-}
-
-fn swatch(labels: &[Label], value: u8) -> String {
-    format!("<span class=\"swatch\" style=\"background:{}\"></span>", colour(labels, value))
-}
-
-fn escape(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut safe, c| {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            c => safe.push(c),
-        }
-        safe
-    })
-}
-
-/// RFC 4648 section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let at = |n: usize| u32::from(three.get(n).copied().unwrap_or(0));
-        let word = at(0) << 16 | at(1) << 8 | at(2);
-        for n in 0..4 {
-            let six = word >> (18 - 6 * n) & 63;
-            text.push(if n <= three.len() { char::from(ALPHABET[six as usize]) } else { '=' });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_gives_the_examples_of_the_standard() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
-
-    #[test]
-    fn names_cannot_become_markup() {
-        assert_eq!(escape("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
-    }
 }

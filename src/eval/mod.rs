@@ -66,7 +66,7 @@ pub fn evaluate(
             let hd95 = metrics::hd95(mask.view(), truth.view(), label.value, spacing);
             LabelReport::new(label.value, overlap, hd95)
         });
-        let stages = outcome.stages;
+        let stages = &outcome.stages;
         let time = stages.prepare + stages.condition + stages.denoise + stages.assemble;
         let case = CaseReport::new(
             pair.stem.clone(),

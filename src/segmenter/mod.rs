@@ -98,12 +98,23 @@ impl std::fmt::Display for Ending {
 }
 
 /// Time spent in each stage of one case.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stages {
     pub prepare: Duration,
     pub condition: Duration,
+    /// Drawing samples and counting them as votes.
     pub denoise: Duration,
+    /// Of `denoise`: each time-step by its number t, over all samples; zero for those that were cut off.
+    pub steps: Vec<Duration>,
     pub assemble: Duration,
+}
+
+impl Stages {
+    /// Of `denoise`: counting votes and deciding whether more are needed.
+    #[must_use]
+    pub fn vote(&self) -> Duration {
+        self.denoise.saturating_sub(self.steps.iter().sum())
+    }
 }
 
 /// A bundle loaded on a device.

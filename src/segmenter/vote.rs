@@ -1,6 +1,6 @@
 //! The vote on one case: rounds of samples until all are drawn or the rule says that the rest does not matter.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ndarray::{Array3, Axis, Zip};
 
@@ -55,7 +55,8 @@ impl Election<'_> {
         let pixels = shape.label[1] * shape.label[2];
         let (batch, least) = ((BATCH_PIXELS / pixels).max(1), (ROUND_PIXELS / pixels).max(1));
         let held = (HELD_FEATURES / (manifest.network.features * pixels)).max(1);
-        let mut stages = Stages::default();
+        let mut stages =
+            Stages { steps: vec![Duration::ZERO; self.schedule.steps()], ..Stages::default() };
         let mut standing = Standing::new(self);
         let (mut drawn, mut is_cut) = (0, false);
         let mut forecast = Forecast::default();
@@ -86,7 +87,8 @@ impl Election<'_> {
             };
             while !open.is_empty() {
                 let round = Instant::now();
-                self.round(&mut conditioned, &mut booths, &open, more, batch)?;
+                let steps = &mut stages.steps;
+                self.round(&mut conditioned, &mut booths, &open, more, batch, steps)?;
                 open = self.still_open(&booths, &standing, &mut forecast);
                 // Another round takes as long as this one did.
                 if !open.is_empty() && due.is_some_and(|due| Instant::now() + round.elapsed() > due)
@@ -133,7 +135,7 @@ impl Election<'_> {
         Shape { label, latent: self.manifest.network.latent }
     }
 
-    /// Draws up to `more` further votes at each open booth.
+    /// Draws up to `more` further votes at each open booth, and adds to `steps` what each time-step took.
     fn round(
         &self,
         conditioned: &mut Conditioned<'_>,
@@ -141,6 +143,7 @@ impl Election<'_> {
         open: &[usize],
         more: usize,
         batch: usize,
+        steps: &mut [Duration],
     ) -> Result<(), SegmenterError> {
         let ballots: Vec<(usize, Ballot)> = open
             .iter()
@@ -154,8 +157,12 @@ impl Election<'_> {
         for ballots in ballots.chunks(batch) {
             let (numbers, ballots): (Vec<usize>, Vec<Ballot>) = ballots.iter().copied().unzip();
             let shape = self.shape();
-            let drawn =
-                sample(conditioned, &self.schedule, shape, self.noise, &ballots, |_, _, _| ())?;
+            let mut started = Instant::now();
+            let clock = |step: usize, _: &_, _: &_| {
+                steps[step] += started.elapsed();
+                started = Instant::now();
+            };
+            let drawn = sample(conditioned, &self.schedule, shape, self.noise, &ballots, clock)?;
             for (&number, x0) in numbers.iter().zip(drawn.axis_iter(Axis(0))) {
                 booths[number].tally.add(x0);
             }

@@ -142,7 +142,7 @@ impl Spool {
         delay: Duration,
     ) -> Result<(), SpoolError> {
         let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-        let mut database = self.database();
+        let mut database = self.database_unsynced()?;
         let transaction = database.transaction()?;
         let attempts = end_attempt(&transaction, delivery.id)?;
         transaction.execute(
@@ -231,7 +231,7 @@ impl Spool {
         state: DeliveryState,
         reason: Option<&str>,
     ) -> Result<Option<Account>, SpoolError> {
-        let mut database = self.database();
+        let mut database = self.database_unsynced()?;
         let transaction = database.transaction()?;
         let attempts = end_attempt(&transaction, delivery.id)?;
         let bytes = move_to(&transaction, delivery.id, state, reason)?;

@@ -82,7 +82,7 @@ impl Spool {
     /// # Errors
     /// If the database refuses.
     pub fn complete(&self, job: &JobId) -> Result<bool, SpoolError> {
-        let changed = self.database().execute(
+        let changed = self.database_unsynced()?.execute(
             "UPDATE jobs SET state = 'ready', ready_ms = ?2 WHERE id = ?1 AND state = 'received'",
             params![job.0, now_ms()],
         )?;
@@ -128,7 +128,7 @@ impl Spool {
     /// # Errors
     /// If the database refuses.
     pub fn claim(&self) -> Result<Option<Claim>, SpoolError> {
-        let mut database = self.database();
+        let mut database = self.database_unsynced()?;
         let transaction = database.transaction()?;
         let now = now_ms();
         let found = transaction
@@ -159,6 +159,7 @@ impl Spool {
             .map(|path| path.map(|path| self.absolute(&path)))
             .collect::<Result<_, _>>()?;
         transaction.commit()?;
+        self.sync_soon(); // while the job is computed: one that brings the machine down counts as started
         failpoint::reach("job.claimed");
         let queue = Duration::from_millis(queue_ms.cast_unsigned());
         Ok(Some(Claim { job, attempt, files, revision, queue }))
@@ -200,7 +201,7 @@ impl Spool {
             files.push((product, path, sha256));
         }
         failpoint::reach("finish.renamed");
-        let mut database = self.database();
+        let mut database = self.database_unsynced()?;
         let transaction = database.transaction()?;
         move_to(&transaction, job, JobState::Done, None)?;
         transaction.execute(
@@ -220,6 +221,7 @@ impl Spool {
         }
         failpoint::reach("finish.recorded");
         transaction.commit()?;
+        self.sync_soon();
         failpoint::reach("finish.committed");
         Ok(())
     }

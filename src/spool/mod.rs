@@ -7,7 +7,7 @@
 //!
 //! Invariants, at every moment including a power cut:
 //! 1. A row names only payload files that are whole and synced: temp file → fsync → rename → fsync of the
-//!    directory → row committed (WAL, `synchronous = FULL`). `store` returns after that, never before.
+//!    directory → row committed (WAL, synced). `store` returns after that, never before.
 //! 2. A payload's name is the SHA-256 of its content. A file without a row was never promised to anyone.
 //! 3. An accepted instance belongs to a job that has not started, or to one that ran with it.
 //! 4. A job is `done` in the same transaction that records its deliveries.
@@ -19,6 +19,9 @@
 //! 7. A product is named by a delivery. One that goes nowhere is recorded as sent to the spool itself, under the
 //!    empty destination, so that it can be fetched.
 //! 8. A sender is told that an object is safe only of what is accepted and on the disk at that moment.
+//! 9. Who was promised something waits for the disk: `store`, an operator's command, the removal of payloads.
+//!    Completing, claiming, finishing and delivering do not. A power cut may undo the last of them, always from the
+//!    latest back, since the log is one; they are then done again, with the same result under the same UIDs.
 //!
 //! ```text
 //! <directory>/lock        held while a process uses the spool

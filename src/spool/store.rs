@@ -1,7 +1,8 @@
 use std::fs::{self, File, TryLockError};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -117,6 +118,8 @@ const STORAGE_COMMITMENT: &str = "
 pub struct Spool {
     pub(super) config: Config,
     connection: Mutex<Connection>,
+    /// The database's write-ahead log.
+    log: Arc<File>,
     pub(super) room: Room,
     /// Held shared from a payload's rename to its row, and alone while payloads are removed: otherwise a removal
     /// could take the file of an object that has come again and is not recorded yet.
@@ -141,9 +144,9 @@ impl Spool {
         for folder in ["incoming", "instances", "products"] {
             durable::create_directory(&root.join(folder))?;
         }
-        let connection = connect(root)?;
+        let (connection, log) = connect(root)?;
         durable::sync_directory(root)?;
-        let spool = Self::new(config, connection, Some(lock));
+        let spool = Self::new(config, connection, log, Some(lock));
         let recovery = spool.recover()?;
         spool.measure()?;
         Ok((spool, recovery))
@@ -157,15 +160,16 @@ impl Spool {
             let missing = std::io::ErrorKind::NotFound.into();
             return Err(DurableError::of("open", database)(missing).into());
         }
-        let connection = connect(&config.directory)?;
-        let spool = Self::new(config, connection, None);
+        let (connection, log) = connect(&config.directory)?;
+        let spool = Self::new(config, connection, log, None);
         spool.measure()?;
         Ok(spool)
     }
 
-    fn new(config: Config, connection: Connection, lock: Option<File>) -> Self {
+    fn new(config: Config, connection: Connection, log: File, lock: Option<File>) -> Self {
+        let (connection, log) = (Mutex::new(connection), Arc::new(log));
         let (room, payloads) = Default::default();
-        Self { config, connection: Mutex::new(connection), room, payloads, _lock: lock }
+        Self { config, connection, log, room, payloads, _lock: lock }
     }
 
     /// Where objects are written before `store`.
@@ -190,6 +194,51 @@ impl Spool {
         // A panic while holding the lock rolled its transaction back; the connection is still good.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The database for changes that do not wait for the disk (invariant 9).
+    pub(super) fn database_unsynced(&self) -> Result<Unsynced<'_>, SpoolError> {
+        let database = self.database();
+        database.pragma_update(None, "synchronous", "NORMAL")?;
+        Ok(Unsynced(database))
+    }
+
+    /// Brings what was committed so far to the disk, on another thread.
+    pub(super) fn sync_soon(&self) {
+        let log = Arc::clone(&self.log);
+        let sync = move || {
+            if let Err(error) = log.sync_data() {
+                tracing::error!(%error, "the spool's log cannot be synced");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("sync".to_owned()).spawn(sync) {
+            tracing::warn!(%error, "the spool's log will be synced with the next object");
+        }
+    }
+}
+
+/// Commits wait for the disk again when this ends.
+pub(super) struct Unsynced<'a>(MutexGuard<'a, Connection>);
+
+impl Deref for Unsynced<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl DerefMut for Unsynced<'_> {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.0
+    }
+}
+
+impl Drop for Unsynced<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.pragma_update(None, "synchronous", "FULL") {
+            tracing::error!(%error, "the spool's database does not wait for the disk any more");
+        }
+    }
 }
 
 fn lock(root: &Path) -> Result<File, SpoolError> {
@@ -202,7 +251,8 @@ fn lock(root: &Path) -> Result<File, SpoolError> {
     }
 }
 
-fn connect(root: &Path) -> Result<Connection, SpoolError> {
+/// The database and its write-ahead log, which keeps its file while a connection is open.
+fn connect(root: &Path) -> Result<(Connection, File), SpoolError> {
     let mut connection = Connection::open(root.join("spool.db"))?;
     connection.busy_timeout(Duration::from_secs(5))?; // an operator's command may be writing
     connection.set_transaction_behavior(TransactionBehavior::Immediate); // a later upgrade does not wait
@@ -229,7 +279,9 @@ fn connect(root: &Path) -> Result<Connection, SpoolError> {
             return Err(SpoolError::Schema { path: root.to_owned(), found, known: SCHEMA });
         }
     }
-    Ok(connection)
+    let log = root.join("spool.db-wal");
+    let log = File::open(&log).map_err(DurableError::of("open", log))?;
+    Ok((connection, log))
 }
 
 /// Milliseconds since 1970, as the spool keeps time.

@@ -460,3 +460,18 @@ fn a_spool_of_the_version_before_is_taken_over_with_all_that_is_in_it() {
     // Of which class it was, nobody noted.
     assert_eq!(spool.held(&[reference("1.1", "1.2.3")]).unwrap(), [Held::Safe]);
 }
+
+#[test]
+fn commits_wait_for_the_disk_again_after_those_that_need_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    let synchronous = |connection: &rusqlite::Connection| -> i64 {
+        connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
+    };
+    let (normal, full) = (1, 2); // as SQLite numbers them
+    assert_eq!(synchronous(&spool.database()), full);
+    assert_eq!(synchronous(&spool.database_unsynced().unwrap()), normal);
+    assert_eq!(synchronous(&spool.database()), full);
+    assert_eq!(spool.claim().unwrap(), None);
+    assert_eq!(synchronous(&spool.database()), full);
+}

@@ -4,6 +4,8 @@
 //! belongs to the commands. No patient's name, no id and no UID may be put in a field; a job id may.
 
 pub mod audit;
+pub mod energy;
+pub mod machine;
 mod metrics;
 pub mod sensors;
 

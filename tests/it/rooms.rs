@@ -20,7 +20,22 @@ const PLAN: &[(&str, &[&str])] = &[
     ("deliver", &["codec", "durable", "spool", "tls"]),
     ("http", &["codec", "durable", "ingest", "spool", "tls"]),
     ("train", &["bundle", "codec", "durable", "engine", "phantom", "sampler", "truth"]),
-    ("eval", &["bundle", "codec", "sampler", "segmenter", "truth"]),
+    ("page", &[]),
+    ("eval", &["bundle", "codec", "page", "sampler", "segmenter", "truth"]),
+    (
+        "bench",
+        &[
+            "bundle",
+            "codec",
+            "durable",
+            "engine",
+            "ingest",
+            "page",
+            "phantom",
+            "sampler",
+            "segmenter",
+        ],
+    ),
     (
         "daemon",
         &[
@@ -40,6 +55,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "bench",
             "bundle",
             "codec",
             "config",
