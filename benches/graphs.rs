@@ -18,7 +18,7 @@ use cdal::engine::{Generator, Graphs, Interface, Options, Product, Purpose, Runt
 use ndarray::{Array2, Array4};
 
 /// Of the matrices whose product is the measure.
-const SIDE: usize = 1024;
+const SIDE: usize = 2048;
 /// Graphs and what is fused in them.
 const WAYS: [(&str, &str); 5] = [
     ("standard", "standard operators"),
