@@ -273,7 +273,8 @@ class FusedGraph(InferenceGraph):
     """The inference dialect with the memory-bound chains between convolutions as operators of the domain `cdal`.
 
     Their definition is a function of standard operators that the model carries along: a provider without a kernel for
-    them runs that. `cdal` brings kernels for the CPU, which pass over memory once where the functions pass five times.
+    them runs that. `cdal` brings kernels for the CPU, which do in one or two passes over memory what takes the functions
+    up to five operators.
     """
 
     def group_norm(self, x: Map, groups: int, epsilon: float, scale: str, shift: str, offset: str | None = None,

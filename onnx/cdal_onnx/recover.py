@@ -20,7 +20,7 @@ GRAPHS = {"condition.onnx": condition_graph, "denoiser.onnx": denoiser_graph}
 def weights(bundle: Path, p: Parameters) -> dict[str, np.ndarray]:
     """Published keys → arrays, so that exporting them again gives the weights of the bundle's graphs bit for bit.
 
-    Refuses a bundle of another network, or one whose graphs were folded otherwise than export folds today.
+    Refuses a bundle of another network, or one whose weights were folded otherwise than export folds today.
     """
     models = {name: _model(bundle / name) for name in GRAPHS}
     stored = {name: _named(model.graph.initializer) for name, model in models.items()}

@@ -32,10 +32,7 @@ use crate::codec::CodecError;
 use crate::durable::DurableError;
 use crate::engine::Runtime;
 use crate::segmenter::SegmenterError;
-use crate::telemetry::{
-    energy::Meter,
-    machine::{Machine, peak_memory_bytes},
-};
+use crate::telemetry::{energy::Meter, machine::peak_memory_bytes};
 
 /// How often the points of a sweep take turns.
 const ROUNDS: usize = 10;
@@ -123,21 +120,8 @@ pub fn measure(
     let after_idle = after_idle(&subjects[0], &inputs, plan.idle, tell)?;
     let peak_memory_bytes = peak_memory_bytes();
     let cold_start = cold_start(plan.cold_start.as_deref(), inputs.of(0), tell)?;
-    Ok(Report {
-        schema: SCHEMA,
-        machine: Machine::read(),
-        software_version: env!("CARGO_PKG_VERSION").to_owned(),
-        runtime: runtime.build.to_owned(),
-        input: inputs.facts,
-        load: plan.load,
-        warm_up: plan.warm_up,
-        points,
-        cold_start,
-        after_idle,
-        peak_memory_bytes,
-        energy,
-        daemon: None,
-    })
+    let report = Report::new(runtime, inputs.facts, plan.load, plan.warm_up, points);
+    Ok(Report { cold_start, after_idle, peak_memory_bytes, energy, ..report })
 }
 
 /// Cases of one point in a row.

@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::Load;
 use super::stats::{self, Estimate, Percentile, Steadiness};
+use crate::engine::Runtime;
 use crate::telemetry::{energy::Energy, machine::Machine};
 
 /// The schema below; it changes when a field changes its meaning or goes.
@@ -30,6 +31,33 @@ pub struct Report {
     /// Over all that was measured, warm-up left out.
     pub energy: Option<Energy>,
     pub daemon: Option<Daemon>,
+}
+
+impl Report {
+    /// Of this program on this machine, with `points` alone: the rest is for the caller to add.
+    pub(super) fn new(
+        runtime: &Runtime,
+        input: Input,
+        load: Load,
+        warm_up: usize,
+        points: Vec<Point>,
+    ) -> Self {
+        Self {
+            schema: SCHEMA,
+            machine: Machine::read(),
+            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime: runtime.build.to_owned(),
+            input,
+            load,
+            warm_up,
+            points,
+            cold_start: None,
+            after_idle: None,
+            peak_memory_bytes: None,
+            energy: None,
+            daemon: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

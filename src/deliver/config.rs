@@ -338,20 +338,10 @@ impl Config {
         }
         let below = |fault: Fault| Fault { key: format!("tls.{}", fault.key), ..fault };
         faults.extend(self.tls.iter().flat_map(tls::Client::faults).map(below));
-        for (key, time) in [
-            ("timeout", self.timeout),
-            ("retry_first", self.retry_first),
-            ("give_up_after", self.give_up_after),
-        ] {
-            if time.is_zero() {
-                faults.push(Fault::new(key, "must be longer than 0ms"));
-            }
-        }
+        let pace = [self.retry_first, self.retry_max, self.give_up_after];
+        faults.extend(pace_faults(self.timeout, pace));
         if self.commitment.is_some_and(|commitment| commitment.within.is_zero()) {
             faults.push(Fault::new("commitment.within", "must be longer than 0ms"));
-        }
-        if self.retry_max < self.retry_first {
-            faults.push(Fault::new("retry_max", "must not be shorter than retry_first"));
         }
         faults
     }
@@ -359,6 +349,22 @@ impl Config {
 
 /// What this program calls itself where nothing else is configured.
 pub const CALLING_AE_TITLE: &str = "CDAL";
+
+/// What is wrong with the waits of an attempt and between attempts: the first, the longest, all of them together.
+pub(super) fn pace_faults(
+    timeout: Duration,
+    [retry_first, retry_max, give_up_after]: [Duration; 3],
+) -> Vec<Fault> {
+    let waits =
+        [("timeout", timeout), ("retry_first", retry_first), ("give_up_after", give_up_after)];
+    let none = waits.into_iter().filter(|(_, wait)| wait.is_zero());
+    let mut faults: Vec<_> =
+        none.map(|(key, _)| Fault::new(key, "must be longer than 0ms")).collect();
+    if retry_max < retry_first {
+        faults.push(Fault::new("retry_max", "must not be shorter than retry_first"));
+    }
+    faults
+}
 
 pub(super) const AE_TITLE_RULE: &str = "is not an AE title: 1 to 16 ASCII characters";
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 
 use super::association::Association;
-use super::config::{AE_TITLE_RULE, is_ae_title, is_host_and_port};
+use super::config::{AE_TITLE_RULE, is_ae_title, is_host_and_port, pace_faults};
 use super::worker::{SPOOL_PAUSE, blocking};
 use super::{DicomConfig, Mode, Outcome, backoff};
 use crate::codec::commitment::{PUSH_MODEL, Report};
@@ -92,18 +92,8 @@ impl ReportConfig {
                 fault(&format!("tls.{}", below.key), &below.problem);
             }
         }
-        for (key, time) in [
-            ("timeout", self.timeout),
-            ("retry_first", self.retry_first),
-            ("give_up_after", self.give_up_after),
-        ] {
-            if time.is_zero() {
-                faults.push(Fault::new(key, "must be longer than 0ms"));
-            }
-        }
-        if self.retry_max < self.retry_first {
-            faults.push(Fault::new("retry_max", "must not be shorter than retry_first"));
-        }
+        let pace = [self.retry_first, self.retry_max, self.give_up_after];
+        faults.extend(pace_faults(self.timeout, pace));
         faults
     }
 

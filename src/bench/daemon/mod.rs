@@ -20,10 +20,10 @@ use super::input::files;
 use super::stats::{self, Estimate};
 use super::{
     BenchError, Choice, Clock, Daemon, Direct, Inputs, Load, Memory, Monotonic, Point, Report,
-    SCHEMA, Sample, ms,
+    Sample, ms,
 };
 use crate::engine::Runtime;
-use crate::telemetry::{energy::Meter, machine::Machine};
+use crate::telemetry::energy::Meter;
 
 pub use self::own::Own;
 
@@ -149,21 +149,9 @@ pub fn measure(
         memory_growth: growth(&rounds.memory),
         memory: rounds.memory,
     };
-    Ok(Report {
-        schema: SCHEMA,
-        machine: Machine::read(),
-        software_version: env!("CARGO_PKG_VERSION").to_owned(),
-        runtime: runtime.build.to_owned(),
-        input: inputs.facts,
-        load: plan.load,
-        warm_up: plan.warm_up,
-        points: vec![of_bare, of_daemon],
-        cold_start: None,
-        after_idle: None,
-        peak_memory_bytes: None,
-        energy,
-        daemon: Some(daemon),
-    })
+    let points = vec![of_bare, of_daemon];
+    let report = Report::new(runtime, inputs.facts, plan.load, plan.warm_up, points);
+    Ok(Report { energy, daemon: Some(daemon), ..report })
 }
 
 /// Where cases are sent and figures are read. The daemon of our own lives as long as what is returned first.

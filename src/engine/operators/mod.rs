@@ -44,8 +44,6 @@ struct Parts {
 
 // SAFETY: only disjoint parts are handed out, as `part` asks of its callers.
 unsafe impl Sync for Parts {}
-// SAFETY: as above; the pointer stays valid while the borrow that it was made of lives in the kernel's frame.
-unsafe impl Send for Parts {}
 
 impl Parts {
     fn new(values: &mut [f32]) -> Self {

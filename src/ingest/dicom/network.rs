@@ -2,46 +2,31 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// An address or a network, written `10.0.0.5` or `10.0.0.0/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Network {
-    address: IpAddr,
-    /// Leading bits that count.
-    prefix: u8,
-}
+pub struct Network(IpNet);
 
 impl Network {
+    /// An IPv4 address counts as itself where it comes as IPv6 (`::ffff:10.0.0.5`).
     #[must_use]
     pub fn contains(&self, peer: IpAddr) -> bool {
-        match (self.address, peer.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(peer)) => {
-                same_prefix(own.to_bits().into(), peer.to_bits().into(), 32, self.prefix)
-            }
-            (IpAddr::V6(own), IpAddr::V6(peer)) => {
-                same_prefix(own.to_bits(), peer.to_bits(), 128, self.prefix)
-            }
-            _ => false,
-        }
+        self.0.contains(&peer.to_canonical())
     }
-}
-
-fn same_prefix(own: u128, peer: u128, bits: u8, prefix: u8) -> bool {
-    (own ^ peer).checked_shr(u32::from(bits - prefix)).unwrap_or(0) == 0
 }
 
 impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no address or network, such as \"10.0.0.0/24\"");
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(bits), str::parse).map_err(|_| wrong())?;
-        if prefix > bits { Err(wrong()) } else { Ok(Self { address, prefix }) }
+        let address = || text.parse().map(|address: IpAddr| address.into());
+        text.parse()
+            .or_else(|_| address())
+            .map(Self)
+            .map_err(|_| format!("{text:?} is no address or network, such as \"10.0.0.0/24\""))
     }
 }
 
@@ -61,7 +46,7 @@ impl From<Network> for String {
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        self.0.fmt(f)
     }
 }
 
