@@ -14,6 +14,7 @@ pub mod domain;
 pub mod durable;
 pub mod engine;
 pub mod eval;
+pub mod fleet;
 pub mod http;
 pub mod ingest;
 pub mod page;

@@ -1,0 +1,6 @@
+//! Signed releases for many devices: published as a TUF repository, taken by an agent in each daemon, rolled out in
+//! waves, rolled back by themselves.
+
+mod release;
+
+pub use release::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};

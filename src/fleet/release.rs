@@ -1,0 +1,105 @@
+//! What one release says; a device and a publisher read it alike.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use semver::VersionReq;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::duration;
+
+/// The only schema there is.
+pub const SCHEMA: u32 = 1;
+
+/// A release: one signed manifest that binds configuration, models and the way they are rolled out, so that no part of
+/// one release is ever run with a part of another. It is the TUF target `releases/<counter>.json`; everything it names is
+/// a target `blobs/<sha256>`, so that what a device has already is not sent again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    pub schema: u32,
+    /// Grows with every release, a return to older content included. A device never goes back below the highest it saw.
+    pub counter: u64,
+    /// For people: letters, digits, `.`, `-` and `_`.
+    pub name: String,
+    /// Versions of this program that can run it.
+    pub cdal: VersionReq,
+    /// Hardware classes that may run it, such as `jetson-orin` or `x86-64-cpu`; a device states its own.
+    pub hardware: Vec<String>,
+    /// Groups of devices that it is for, the canary groups included.
+    pub groups: Vec<String>,
+    /// Laid over the device's own configuration files; without it they stand alone.
+    pub configuration: Option<Blob>,
+    /// Model bundles by the name under which the configuration may refer to them.
+    pub bundles: BTreeMap<String, BundleRef>,
+    pub rollout: Rollout,
+    pub probation: Probation,
+}
+
+/// Content by its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blob {
+    /// Hexadecimal.
+    pub sha256: String,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// A model bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleRef {
+    /// SHA-256 of its `bundle.toml`: the identity of the model (`Bundle::digest`).
+    pub digest: String,
+    /// Files by their name in the folder.
+    pub files: BTreeMap<String, Blob>,
+}
+
+/// Who takes a release when: the canary groups from `start` on, then every other device in the wave that holds its slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollout {
+    /// Milliseconds since 1970.
+    pub start_ms: u64,
+    /// Groups that go first, all at `start_ms`.
+    pub canary: Vec<String>,
+    /// In order; each takes the slots from the end of the one before it up to its own.
+    pub waves: Vec<Wave>,
+    /// The rollout pauses once more than this share of the devices that began has failed.
+    pub failure_threshold: f64,
+    /// A device that began and is not heard of for so long no longer counts as under way.
+    #[serde(with = "duration")]
+    pub silence: Duration,
+}
+
+/// Slots in [end of the wave before, `up_to`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wave {
+    /// In (0, 1]; the last wave's is 1.
+    pub up_to: f64,
+    /// From the start of the rollout to the start of the wave.
+    #[serde(with = "duration")]
+    pub after: Duration,
+    /// Over which its devices spread evenly by slot.
+    #[serde(with = "duration")]
+    pub duration: Duration,
+}
+
+/// What a device has to show on trial before the release is its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probation {
+    /// Time in good health, whatever the clock on the wall says.
+    #[serde(with = "duration")]
+    pub healthy: Duration,
+    /// Jobs done; the golden case runs in their place where nothing comes in.
+    pub jobs: u64,
+    /// Jobs that may fail on trial.
+    pub failures: u64,
+    /// The golden case may take so many times what the last good release takes.
+    pub slowdown: f64,
+    /// Starts of the process on trial before the device goes back.
+    pub boots: u32,
+}
