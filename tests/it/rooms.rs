@@ -21,6 +21,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("http", &["codec", "durable", "ingest", "spool", "tls"]),
     ("train", &["bundle", "codec", "durable", "engine", "phantom", "sampler", "truth"]),
     ("page", &[]),
+    ("fleet", &["durable", "tls"]),
     ("eval", &["bundle", "codec", "page", "sampler", "segmenter", "truth"]),
     (
         "bench",
@@ -64,6 +65,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "durable",
             "engine",
             "eval",
+            "fleet",
             "http",
             "ingest",
             "phantom",
