@@ -7,9 +7,10 @@ use crate::domain::{Label, Segmentation, Volume};
 
 /// Tiles of a montage at most; more slices are thinned out evenly.
 const MAX_TILES: usize = 30;
-/// Longer side of a tile, and of a picture that shows one slice, pixels.
+/// Longer side of a tile, and of a picture that shows one slice, alone or beside others of it, pixels.
 const TILE_SIDE: f64 = 256.0;
 const SINGLE_SIDE: f64 = 1024.0;
+const BESIDE_SIDE: f64 = 512.0;
 const GAP: usize = 2;
 /// Share of the label's colour inside its contour.
 const FILL: f32 = 0.25;
@@ -33,7 +34,7 @@ pub(super) fn picture(
     mask: &Array3<u8>,
     labels: &[Label],
 ) -> Result<Array3<u8>, CodecError> {
-    draw(volume, &slices_to_show(mask), Layer::Labels(mask, labels))
+    draw(volume, &slices_to_show(mask), Layer::Labels(mask, labels), SINGLE_SIDE)
 }
 
 /// The same slices three times, as [`png`] draws them: the image alone, with the mask, with the votes' disagreement.
@@ -48,10 +49,11 @@ pub fn views(
     let Segmentation { mask, agreement } = segmentation;
     let shown = slices_to_show(mask);
     let disagreement = disagreement(agreement);
+    let view = |layer| encode(&draw(volume, &shown, layer, BESIDE_SIDE)?);
     Ok([
-        encode(&draw(volume, &shown, Layer::Nothing)?)?,
-        encode(&draw(volume, &shown, Layer::Labels(mask, labels))?)?,
-        encode(&draw(volume, &shown, Layer::Heat(&disagreement))?)?,
+        view(Layer::Nothing)?,
+        view(Layer::Labels(mask, labels))?,
+        view(Layer::Heat(&disagreement))?,
     ])
 }
 
@@ -103,7 +105,7 @@ pub fn pair(
         either.zip_mut_with(masks[1], |a, &b| *a |= b);
     }
     let shown = slices_to_show(&either);
-    let one = |mask| draw(volume, &shown, Layer::Labels(mask, labels));
+    let one = |mask| draw(volume, &shown, Layer::Labels(mask, labels), SINGLE_SIDE);
     Ok([encode(&one(masks[0])?)?, encode(&one(masks[1])?)?])
 }
 
@@ -131,13 +133,18 @@ pub fn panels(
     ];
     let shown = thin(slices_to_show(&either), ROWS);
     let tiles = shown.iter().flat_map(|&slice| layers.map(|layer| (slice, layer))).collect();
-    let side = if truth.dim().0 == 1 { SINGLE_SIDE / 2.0 } else { TILE_SIDE };
+    let side = if truth.dim().0 == 1 { BESIDE_SIDE } else { TILE_SIDE };
     encode(&montage(volume, tiles, layers.len(), side)?)
 }
 
-/// One layer over the slices `shown`, as near to a square as they go.
-fn draw(volume: &Volume, shown: &[usize], layer: Layer<'_>) -> Result<Array3<u8>, CodecError> {
-    let side = if volume.samples.dim().1 == 1 { SINGLE_SIDE } else { TILE_SIDE };
+/// One layer over the slices `shown`, as near to a square as they go; the longer side of a case's only slice is `single`.
+fn draw(
+    volume: &Volume,
+    shown: &[usize],
+    layer: Layer<'_>,
+    single: f64,
+) -> Result<Array3<u8>, CodecError> {
+    let side = if volume.samples.dim().1 == 1 { single } else { TILE_SIDE };
     let across = (1..=shown.len()).find(|n| n * n >= shown.len()).unwrap_or(1);
     montage(volume, shown.iter().map(|&slice| (slice, layer)).collect(), across, side)
 }

@@ -247,6 +247,10 @@ fn session(
     let mut builder = Session::builder(&runtime.environment)
         .and_then(|b| Ok(b.with_optimization_level(GraphOptimizationLevel::All)?))
         .map_err(|e| failed(e.to_string()))?;
+    // Threads of one graph would go on looking for work for tens of milliseconds, on the cores that the other graph needs.
+    builder = builder
+        .with_config_entry("session.force_spinning_stop", "1")
+        .map_err(|e| failed(e.to_string()))?;
     if let Some(threads) = options.intra_threads {
         builder = builder.with_intra_threads(threads).map_err(|e| failed(e.to_string()))?;
     }

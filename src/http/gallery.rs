@@ -7,6 +7,9 @@ use crate::spool::JobId;
 /// Cases whose pictures are kept.
 const KEPT: usize = 12;
 
+/// The next case computes meanwhile, and somebody waits for it.
+const LEAST_PRIORITY: i32 = 19;
+
 /// Pictures of the last cases, for the status page. In memory only; they are no results.
 #[derive(Default)]
 pub struct Gallery(Mutex<Wall>);
@@ -41,7 +44,11 @@ impl Gallery {
             return;
         }
         let gallery = Arc::clone(self);
-        let draw = move || while gallery.draw_next() {};
+        let draw = move || {
+            // Of this thread alone, as Linux counts them. Where it is refused, pictures cost the next case a little.
+            let _ = rustix::process::setpriority_process(None, LEAST_PRIORITY);
+            while gallery.draw_next() {}
+        };
         wall.drawing = std::thread::Builder::new().name("pictures".to_owned()).spawn(draw).is_ok();
     }
 
