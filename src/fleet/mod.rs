@@ -2,5 +2,6 @@
 //! waves, rolled back by themselves.
 
 mod release;
+pub mod rollout;
 
 pub use release::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};
