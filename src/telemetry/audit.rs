@@ -118,21 +118,30 @@ pub fn verify(path: &Path) -> Result<End, AuditError> {
         let line = line.map_err(io)?;
         let broken =
             |problem| AuditError::Broken { path: path.to_owned(), line: end.seq + 1, problem };
+        end = end.extend(&line).map_err(broken)?;
+    }
+    Ok(end)
+}
+
+impl End {
+    /// The end after `line`, which is given without its newline.
+    ///
+    /// # Errors
+    /// What is wrong with the line, if it is not what was written after this end.
+    pub fn extend(&self, line: &str) -> Result<Self, &'static str> {
         let (text, seal) = line
             .rsplit_once(SEAL)
             .and_then(|(text, seal)| Some((text, seal.strip_suffix("\"}")?)))
-            .ok_or_else(|| broken("has no seal"))?;
+            .ok_or("has no seal")?;
         if hash(text) != seal {
-            return Err(broken("was changed"));
+            return Err("was changed");
         }
-        let value: Value =
-            serde_json::from_str(&format!("{text}}}")).map_err(|_| broken("is no JSON"))?;
-        if value["previous"] != end.seal.as_str() || value["seq"] != end.seq + 1 {
-            return Err(broken("does not follow the one before it"));
+        let value: Value = serde_json::from_str(&format!("{text}}}")).map_err(|_| "is no JSON")?;
+        if value["previous"] != self.seal.as_str() || value["seq"] != self.seq + 1 {
+            return Err("does not follow the one before it");
         }
-        end = End { seq: end.seq + 1, seal: seal.to_owned() };
+        Ok(Self { seq: self.seq + 1, seal: seal.to_owned() })
     }
-    Ok(end)
 }
 
 fn write(mut file: File, mut end: End, messages: &Receiver<Message>) {

@@ -133,6 +133,12 @@ impl Plan {
         (from, waves[wave].up_to)
     }
 
+    /// After which a device that began is silent.
+    #[must_use]
+    pub fn silence_ms(&self) -> u64 {
+        millis(self.rollout.silence)
+    }
+
     fn opens_ms(&self, wave: &Wave) -> u64 {
         self.rollout.start_ms.saturating_add(millis(wave.after))
     }
