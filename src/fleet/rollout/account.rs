@@ -203,7 +203,7 @@ impl Course {
             heard_ms: device.heard_ms,
             late: entry.is_some_and(|entry| entry.late),
             words,
-            alarm_ms: device.alarm_ms,
+            alarm_ms: device.trail.alarm_ms,
         }
     }
 

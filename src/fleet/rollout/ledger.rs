@@ -3,9 +3,9 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::halt::{Cause, Halt, Hold, Pause};
+use super::trail::{self, Trail};
 use super::{Named, Phase, Plan, PlanError, Report};
 use crate::fleet::Release;
-use crate::telemetry::audit::End;
 
 /// Alarms that are kept; older ones are in the collector's log.
 const MAX_ALARMS: usize = 1000;
@@ -42,8 +42,7 @@ pub struct Device {
     pub heard_ms: u64,
     /// Without the lines of its trail.
     pub report: Report,
-    /// Its trail was found broken at this time.
-    pub alarm_ms: Option<u64>,
+    pub trail: Trail,
 }
 
 /// One device that began with one release.
@@ -178,17 +177,17 @@ impl Ledger {
     /// Takes a device's word. Whose word it is was settled by the caller.
     pub fn hear(&mut self, mut report: Report, now_ms: u64) -> Vec<Record> {
         let mut records = Vec::new();
-        let lines = std::mem::take(&mut report.audit.lines);
         let before = self.devices.get(&report.device);
-        let broken = before.and_then(|device| break_of(&device.report, &report, &lines).err());
+        let heard = trail::hear(before.map(|device| &device.trail), &report.audit, now_ms);
+        report.audit.lines = Vec::new();
         let device = Device {
             first_heard_ms: before.map_or(now_ms, |device| device.first_heard_ms),
             heard_ms: now_ms,
-            alarm_ms: broken.as_ref().map(|_| now_ms).or(before.and_then(|device| device.alarm_ms)),
+            trail: heard.trail,
             report,
         };
         let id = device.report.device.clone();
-        if let Some(what) = broken {
+        if let Some(what) = heard.alarm {
             let alarm = Alarm { time_ms: now_ms, device: id.clone(), what };
             self.remember(alarm.clone());
             records.push(Record::Alarm(alarm));
@@ -345,27 +344,4 @@ impl Entry {
     pub fn has_failed(&self, now_ms: u64, silence_ms: u64) -> bool {
         matches!(self.progress, Progress::RolledBack { .. }) || self.is_silent(now_ms, silence_ms)
     }
-}
-
-/// Whether the trail goes on from the end that was known.
-fn break_of(before: &Report, after: &Report, lines: &[String]) -> Result<(), String> {
-    let known = End { seq: before.audit.seq, seal: before.audit.seal.clone() };
-    let told = End { seq: after.audit.seq, seal: after.audit.seal.clone() };
-    if told.seq < known.seq {
-        let (told, known) = (told.seq, known.seq);
-        return Err(format!("the audit trail ends at line {told}, it had {known}: it was cut"));
-    }
-    if told.seq == known.seq && told.seal != known.seal {
-        return Err(format!("line {} of the audit trail is another one than before", known.seq));
-    }
-    let mut end = known;
-    for line in lines {
-        end = end
-            .extend(line)
-            .map_err(|problem| format!("line {} of the audit trail {problem}", end.seq + 1))?;
-    }
-    if end == told {
-        return Ok(());
-    }
-    Err(format!("the audit trail is shown up to line {}, its end at {} is not", end.seq, told.seq))
 }

@@ -14,6 +14,7 @@ mod plan;
 mod report;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 pub use account::{Account, Class, Line, StageAccount};
 pub use clock::utc;
@@ -21,3 +22,4 @@ pub use halt::{Cause, Halt, Hold, Pause};
 pub use ledger::{Alarm, Device, Entry, Ledger, Progress, Record};
 pub use plan::{Place, Plan, PlanError, Stage, Unmet};
 pub use report::{Failure, Named, Phase, Proof, Report};
+pub use trail::Trail;
