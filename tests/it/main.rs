@@ -12,6 +12,7 @@ mod config;
 mod crash;
 mod delivery;
 mod eval;
+mod fleet_collect;
 mod fuzz;
 mod http;
 mod ingest;

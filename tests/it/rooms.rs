@@ -72,6 +72,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "sampler",
             "segmenter",
             "spool",
+            "tls",
             "train",
             "truth",
         ],
