@@ -1,6 +1,7 @@
 //! The collector as devices and operators meet it: real processes over mutual TLS.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cdal::durable::hex;
-use cdal::fleet::collect::{ClientConfig, Collector, Reporter, Standing, WithoutCollector};
+use cdal::fleet::collect::{ClientConfig, Collector, Config, Reporter, Standing, WithoutCollector};
 use cdal::fleet::rollout::{Failure, Named, Phase, Proof, Report};
 use cdal::fleet::{Probation, Release, Rollout, SCHEMA, Wave};
 use cdal::tls;
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use crate::project::root;
 use crate::support::certificates::{certificates, named_certificate};
 use crate::support::http::{Answer, get, request, request_tls};
 use crate::support::process::{self, Process};
@@ -76,7 +78,9 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         certificates(folder.path());
-        devices.iter().for_each(|device| named_certificate(folder.path(), device));
+        for device in devices {
+            named_certificate(folder.path(), device);
+        }
         fs::create_dir(path("releases")).unwrap();
         let manifest = serde_json::to_vec(&release(4)).unwrap();
         fs::write(path("releases/4.json"), &manifest).unwrap();
@@ -208,6 +212,30 @@ fn a_device_speaks_for_itself_alone_and_what_it_says_is_read_strictly() {
 }
 
 #[test]
+fn the_example_is_right_and_a_wrong_configuration_is_told_in_full() {
+    let example = root().join("configs/collector.toml");
+    let config = Config::read(&example).unwrap();
+    assert_eq!(config.max_devices, 1000);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    let text = fs::read_to_string(&example).unwrap();
+    let text = text.replace("127.0.0.1:8080", "0.0.0.0:8080").replace("= 1000", "= 0");
+    fs::write(&path, text.replace("clients = ", "# ")).unwrap();
+    let output =
+        process::cdal().args(["fleet", "collect", "--config"]).arg(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    for key in
+        ["page must be an address on the loopback", "tls.clients is missing", "max_devices must be"]
+    {
+        assert!(told.contains(key), "{told}");
+    }
+    fs::write(&path, "listen = \"127.0.0.1:0\"\nlisen = 1\n").unwrap();
+    let error = Config::read(&path).unwrap_err().to_string();
+    assert!(error.contains("lisen"), "{error}");
+}
+
+#[test]
 fn devices_and_their_reports_are_bounded() {
     let site = Site::open(&["device-1", "device-2"], "min_interval = \"1h\"\nmax_devices = 1");
     let said = |device: &str| {
@@ -312,7 +340,7 @@ fn trail(file: &Path, lines: u64, edited: u64) {
             "{{\"seq\":{seq},\"time_ms\":1,\"event\":\"{event}\",\"previous\":\"{previous}\""
         );
         previous = hex(&Sha256::digest(&line));
-        text.push_str(&format!("{line},\"seal\":\"{previous}\"}}\n"));
+        writeln!(text, "{line},\"seal\":\"{previous}\"}}").unwrap();
     }
     fs::write(file, text).unwrap();
 }

@@ -87,6 +87,12 @@ pub enum Unreachable {
     Refused { url: String, status: u16, problem: String },
 }
 
+/// The body of a refusal.
+#[derive(Deserialize)]
+struct Problem {
+    error: String,
+}
+
 impl Collector {
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
@@ -138,10 +144,6 @@ impl Collector {
         if status.is_success() {
             return serde_json::from_slice(&bytes)
                 .map_err(|error| broken(format!("the answer is not understood: {error}")));
-        }
-        #[derive(Deserialize)]
-        struct Problem {
-            error: String,
         }
         let problem = serde_json::from_slice(&bytes).map(|problem: Problem| problem.error);
         let problem = problem.unwrap_or_else(|_| "no reason is given".to_owned());
