@@ -13,6 +13,7 @@ mod crash;
 mod delivery;
 mod eval;
 mod fleet_collect;
+mod fleet_rollout;
 mod fuzz;
 mod http;
 mod ingest;
