@@ -35,7 +35,7 @@ struct Site {
     page: SocketAddr,
 }
 
-fn release(counter: u64) -> Release {
+pub fn release(counter: u64) -> Release {
     let wave = Wave { up_to: 1.0, after: Duration::ZERO, duration: Duration::ZERO };
     Release {
         schema: SCHEMA,
@@ -182,6 +182,12 @@ fn a_device_speaks_for_itself_alone_and_what_it_says_is_read_strictly() {
     let other = serde_json::to_vec(&site.report("device-2", Phase::Trial)).unwrap();
     let refused = site.post("device-1", &other).unwrap();
     assert_eq!((refused.status, refused.json_code().unwrap().as_str()), (403, "not_yourself"));
+    let shouted = serde_json::to_vec(&site.report("Device-1", Phase::Trial)).unwrap();
+    assert_eq!(
+        site.post("device-1", &shouted).unwrap().status,
+        403,
+        "no second one by its spelling"
+    );
     let nameless = site.post("", &bytes).unwrap();
     assert_eq!((nameless.status, nameless.json_code().unwrap().as_str()), (401, "no_certificate"));
     assert!(site.post("server", &bytes).is_err(), "a certificate of another root");
@@ -308,6 +314,13 @@ fn an_operator_pauses_and_resumes_and_a_kill_forgets_nothing() {
     let (done, _, told) = site.operator("resume", &by_certificate);
     assert!(done, "{told}");
     assert_eq!(site.say(&waiting).json()["go"], true);
+    assert_eq!(site.fleet()["devices"], 2);
+    let (done, _, told) = site.operator("forget", &["--token", "token", "device-2"]);
+    assert!(done && told == "device-2: forgotten\n", "{told}");
+    let (done, _, told) = site.operator("forget", &["--token", "token", "device-2"]);
+    assert!(!done && told.contains("no device of this id is known"), "{told}");
+    site.restart();
+    assert_eq!(site.fleet()["devices"], 1);
     let (done, _, told) = site.operator("pause", &["--token", "token", "--release", "9"]);
     assert!(!done && told.contains("no release of this counter is known"), "{told}");
 }
@@ -388,6 +401,7 @@ fn without_its_collector_a_device_goes_on_or_holds_as_it_was_told() {
     let (mut bold, mut careful) =
         (reporter(WithoutCollector::GoOn), reporter(WithoutCollector::Hold));
     let mut paused = reporter(WithoutCollector::GoOn);
+    let mut restarted = reporter(WithoutCollector::GoOn).held(Some("paused by ann".into()));
     let say = |reporter: &mut Reporter| runtime.block_on(reporter.report(report.clone()));
     for reporter in [&mut bold, &mut careful] {
         assert_eq!(say(reporter), Standing::Go);
@@ -398,6 +412,7 @@ fn without_its_collector_a_device_goes_on_or_holds_as_it_was_told() {
     );
     site.collector.signal("-KILL");
     site.collector.wait();
+    assert!(matches!(say(&mut restarted), Standing::Hold(_)), "nor does a restart");
     assert_eq!(say(&mut bold), Standing::Go);
     assert!(
         matches!(say(&mut careful), Standing::Hold(reason) if reason.contains("no connection"))

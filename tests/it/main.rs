@@ -14,6 +14,7 @@ mod delivery;
 mod eval;
 mod fleet_collect;
 mod fleet_rollout;
+mod fleet_store;
 mod fuzz;
 mod http;
 mod ingest;

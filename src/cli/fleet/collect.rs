@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ExitStatus, Misconfigured};
 use crate::cli::signals::Signals;
 use crate::daemon::ServiceManager;
-use crate::fleet::collect::{Config, Server, Sqlite};
+use crate::fleet::collect::{Config, Server};
 
 /// Longest wait for requests under way after the signal to stop. A device reports again.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -53,6 +53,5 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
 
 async fn open(args: &Args) -> anyhow::Result<Server> {
     let config = Config::read(&args.config)?;
-    let store = Sqlite::open(&config.database)?;
-    Ok(Server::bind(&config, Box::new(store)).await?)
+    Ok(Server::bind(&config).await?)
 }

@@ -21,6 +21,8 @@ enum Action {
     Pause(watch::PauseArgs),
     /// Let a rollout go on, also past the canary groups
     Resume(watch::ResumeArgs),
+    /// Take a device out of every account, as one that was scrapped
+    Forget(watch::ForgetArgs),
 }
 
 /// # Errors
@@ -31,5 +33,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         Action::Watch(args) => watch::run(&args),
         Action::Pause(args) => watch::pause(&args),
         Action::Resume(args) => watch::resume(&args),
+        Action::Forget(args) => watch::forget(&args),
     }
 }

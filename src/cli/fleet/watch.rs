@@ -10,7 +10,7 @@ use super::{ExitStatus, Misconfigured};
 use crate::domain::duration;
 use crate::fleet::collect::{ClientConfig, Collector, Fleet};
 use crate::fleet::rollout::{Account, Class, Line, StageAccount, utc};
-use crate::tls;
+use crate::{durable, tls};
 
 /// Lines of devices on a terminal.
 const SHOWN: usize = 30;
@@ -55,6 +55,14 @@ pub struct ResumeArgs {
     /// Counter of the release; the newest by default
     #[arg(long, value_name = "COUNTER")]
     release: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ForgetArgs {
+    #[command(flatten)]
+    at: At,
+    /// The device's id
+    device: String,
 }
 
 /// Which collector, and who asks.
@@ -129,6 +137,20 @@ pub fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
         let counter = counter(&collector, args.release).await?;
         collector.resume(counter).await?;
         eprintln!("release {counter}: goes on");
+        Ok(ExitStatus::Done)
+    })
+}
+
+/// # Errors
+/// If the collector does not do it.
+pub fn forget(args: &ForgetArgs) -> anyhow::Result<ExitStatus> {
+    let collector = args.at.collector()?;
+    if !durable::is_file_name(&args.device) {
+        bail!("{:?} is no device's id; `cdal fleet watch --json` shows them", args.device);
+    }
+    block_on(async {
+        collector.forget(&args.device).await?;
+        eprintln!("{}: forgotten", args.device);
         Ok(ExitStatus::Done)
     })
 }

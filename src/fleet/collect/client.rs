@@ -130,6 +130,13 @@ impl Collector {
         self.ask::<serde_json::Value>("POST", &path, Vec::new()).await.map(drop)
     }
 
+    /// # Errors
+    /// If it cannot be reached, does not let this operator in, or knows no such device.
+    pub async fn forget(&self, device: &str) -> Result<(), Unreachable> {
+        let path = format!("/v1/devices/{device}");
+        self.ask::<serde_json::Value>("DELETE", &path, Vec::new()).await.map(drop)
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: &'static str,

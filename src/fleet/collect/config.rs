@@ -3,9 +3,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
-use super::CollectError;
-use crate::domain::{Fault, duration};
+use super::{CollectError, Postgres, Sqlite, Store};
+use crate::domain::{Fault, credential, duration};
 use crate::tls;
 
 /// The collector, as written in `configs/collector.toml`. Relative paths of `database` and `releases` lie beside the file.
@@ -19,8 +20,12 @@ pub struct Config {
     pub page: Option<String>,
     /// What devices are trusted by is `clients`: every device shows a certificate of it, with its id as DNS name.
     pub tls: tls::Server,
-    /// File of the embedded database.
-    pub database: PathBuf,
+    /// File of the embedded database; this or `postgres`.
+    #[serde(default)]
+    pub database: Option<PathBuf>,
+    /// Credentials file with the URL of a PostgreSQL database, such as `postgres://USER:PASSWORD@HOST/NAME`.
+    #[serde(default)]
+    pub postgres: Option<PathBuf>,
     /// Folder with the manifests of releases, such as `targets/releases` of the repository. Read again when a device
     /// names a release that is not known.
     pub releases: PathBuf,
@@ -85,10 +90,24 @@ impl Config {
             return Err(wrong(faults.join("; ")));
         }
         let folder = path.parent().unwrap_or(Path::new("."));
-        for relative in [&mut config.database, &mut config.releases] {
+        for relative in config.database.iter_mut().chain([&mut config.releases]) {
             *relative = folder.join(&*relative);
         }
         Ok(config)
+    }
+
+    /// The store that is configured. Calls of it block, and must not come from a task of `runtime`.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn store(&self, runtime: Handle) -> Result<Box<dyn Store>, CollectError> {
+        let Some(path) = &self.postgres else {
+            let path = self.database.as_deref().unwrap_or(Path::new("fleet.db"));
+            return Ok(Box::new(Sqlite::open(path)?));
+        };
+        let url = credential::read(path)
+            .map_err(|problem| CollectError::Config { path: path.clone(), problem })?;
+        Ok(Box::new(Postgres::open(url.trim(), runtime)?))
     }
 
     #[must_use]
@@ -106,6 +125,8 @@ impl Config {
             let problem = "must be an address on the loopback interface and a port, as nobody is asked who they are";
             check(is_loopback, "page", problem);
         }
+        let is_one = self.database.is_some() != self.postgres.is_some();
+        check(is_one, "database", "must be given, or postgres in its place");
         let problem = "is missing; without roots no device can be told from another";
         check(self.tls.clients.is_some(), "tls.clients", problem);
         check(

@@ -114,6 +114,14 @@ impl Desk {
         self.keep(&records).map(|()| true)
     }
 
+    /// `false` if there is no such device.
+    pub(super) fn forget(&mut self, id: &str, by: &str) -> Result<bool, StoreError> {
+        let Some(record) = self.ledger.forget(id) else { return Ok(false) };
+        self.heard.remove(id);
+        tracing::warn!(device = id, by, "device forgotten");
+        self.keep(&[record]).map(|()| true)
+    }
+
     /// `None` if a release is asked for that is not there.
     pub(super) fn fleet(&self, counter: Option<u64>) -> Option<Fleet> {
         let now_ms = now_ms();

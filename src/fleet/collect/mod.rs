@@ -12,6 +12,7 @@
 //! GET  /v1/fleet[?counter=N]            operator   a `Fleet`
 //! POST /v1/rollouts/{counter}/pause     operator   {"words": "…"}
 //! POST /v1/rollouts/{counter}/resume    operator
+//! DELETE /v1/devices/{id}               operator
 //! GET  /                                anyone     the page, which asks for /v1/fleet
 //! ```
 //!
@@ -20,6 +21,7 @@
 mod client;
 mod config;
 mod desk;
+mod postgres;
 mod releases;
 mod reporter;
 mod routes;
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{ClientConfig, Collector, Unreachable};
 pub use config::{AfterCanary, Config};
+pub use postgres::Postgres;
 pub use reporter::{Reporter, Standing, WithoutCollector};
 pub use server::Server;
 pub use sqlite::Sqlite;

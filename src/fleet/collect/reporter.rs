@@ -47,6 +47,12 @@ impl Reporter {
         Self { collector, without, trail, known_seq: None, standing: None }
     }
 
+    /// With the reason why the device had to wait when it last knew, kept over a restart.
+    #[must_use]
+    pub fn held(self, reason: Option<String>) -> Self {
+        Self { standing: reason.map(Standing::Hold).or(self.standing), ..self }
+    }
+
     /// Posts `report` with the end of the trail, and what the device should do now. A pause that was heard holds until the
     /// collector takes it back: who can cut the line must not be able to end it.
     pub async fn report(&mut self, mut report: Report) -> Standing {

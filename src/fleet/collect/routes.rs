@@ -6,7 +6,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{Response, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use http_body_util::{BodyExt, Limited};
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/fleet", get(fleet))
         .route("/v1/rollouts/{counter}/pause", post(pause))
         .route("/v1/rollouts/{counter}/resume", post(resume))
+        .route("/v1/devices/{id}", delete(forget))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), let_in));
     Router::new()
         .route("/v1/reports", post(report))
@@ -116,7 +117,8 @@ async fn report(
     }
     let report: Report = read(&shared, request).await?;
     report.check().map_err(unreadable)?;
-    if !peer.0.contains(&report.device.to_lowercase()) {
+    // Names in certificates are in lower case here: no device is two for its spelling.
+    if !peer.0.contains(&report.device) {
         tracing::warn!(certificate = ?peer.0, device = report.device, "a device spoke for another");
         let error =
             format!("the certificate is that of {}, not of {}", peer.0.join(", "), report.device);
@@ -163,6 +165,17 @@ async fn resume(
 ) -> Result<Response<Body>, Problem> {
     let done = blocking(move || shared.desk().resume(counter, &name)).await?;
     if done { Ok(answered(&serde_json::json!({ "paused": false }))) } else { Err(no_release()) }
+}
+
+async fn forget(
+    State(shared): State<Shared>,
+    Extension(Operator(name)): Extension<Operator>,
+    Path(id): Path<String>,
+) -> Result<Response<Body>, Problem> {
+    let done = blocking(move || shared.desk().forget(&id, &name)).await?;
+    let unknown =
+        || Problem::new(StatusCode::NOT_FOUND, "no_device", "no device of this id is known");
+    if done { Ok(answered(&serde_json::json!({ "forgotten": true }))) } else { Err(unknown()) }
 }
 
 /// A JSON body, bounded in size and time.

@@ -3,12 +3,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
 use super::routes::{self, Shop};
-use super::store::Store;
 use super::{CollectError, Config};
 use crate::http::{Limits, Tokens, blocking, serve};
 use crate::tls;
@@ -30,10 +30,13 @@ impl Server {
     ///
     /// # Errors
     /// If one of them cannot be used.
-    pub async fn bind(config: &Config, store: Box<dyn Store>) -> Result<Self, CollectError> {
+    pub async fn bind(config: &Config) -> Result<Self, CollectError> {
+        let (opened, runtime) = (config.clone(), Handle::current());
+        let open = move || Desk::open(&opened, opened.store(runtime)?);
+        let desk = blocking(open).await?;
         let tls = tls::server_with_guests(&config.tls)?.into();
         let shop = Shop {
-            desk: Mutex::new(Desk::open(config, store)?),
+            desk: Mutex::new(desk),
             operators: config.operators.iter().map(|name| name.to_lowercase()).collect(),
             tokens: config.tokens.as_deref().map(Tokens::read).transpose()?,
             timeout: config.timeout,

@@ -2,17 +2,12 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Transaction, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::store::{Store, StoreError};
+use super::store::{MAX_ALARMS, Store, StoreError, parse, text};
 use crate::fleet::rollout::Record;
 
 /// Raised with every change of the tables.
 const SCHEMA: i64 = 1;
-
-/// Alarms that are kept.
-const MAX_ALARMS: i64 = 1000;
 
 const TABLES: &str = "
     CREATE TABLE devices  (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -113,21 +108,17 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
             "INSERT OR REPLACE INTO entries VALUES (?1, ?2, ?3)",
             params![digest, device, text(entry)],
         ),
+        Record::Forgotten { id } => {
+            run("DELETE FROM entries WHERE device = ?1", params![id])?;
+            run("DELETE FROM devices WHERE id = ?1", params![id])
+        }
         Record::Alarm(alarm) => {
             run("INSERT INTO alarms (record) VALUES (?1)", params![text(alarm)])?;
-            let old = "DELETE FROM alarms WHERE seq <= (SELECT max(seq) FROM alarms) - ?1";
+            let old = "DELETE FROM alarms
+                       WHERE seq <= (SELECT seq FROM alarms ORDER BY seq DESC LIMIT 1 OFFSET ?1)";
             run(old, params![MAX_ALARMS])
         }
     }
-}
-
-fn text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("records are plain data")
-}
-
-fn parse<T: DeserializeOwned>(table: &'static str, text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text)
-        .map_err(|error| StoreError::Row { table, problem: error.to_string() })
 }
 
 /// Makes the tables where there are none; the schema that is there then.

@@ -1,5 +1,8 @@
 use std::path::PathBuf;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::fleet::rollout::Record;
 
 /// Where a fleet's ledger is kept.
@@ -26,6 +29,26 @@ pub enum StoreError {
     Schema { path: PathBuf, found: i64, known: i64 },
     #[error("another collector uses {}; stop it first", path.display())]
     Locked { path: PathBuf },
+    #[error("PostgreSQL: {0}; check that the server is there and lets this user in")]
+    Postgres(#[from] sqlx::Error),
+    #[error(
+        "PostgreSQL: schema {found}, but this version knows {known}; use the version that wrote it"
+    )]
+    PostgresSchema { found: i64, known: i64 },
+    #[error("another collector uses this PostgreSQL database; stop it first")]
+    PostgresLocked,
     #[error("a row of {table} cannot be read: {problem}; restore the database from a copy")]
     Row { table: &'static str, problem: String },
+}
+
+/// Alarms that are kept.
+pub(super) const MAX_ALARMS: i64 = 1000;
+
+pub(super) fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("records are plain data")
+}
+
+pub(super) fn parse<T: DeserializeOwned>(table: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text)
+        .map_err(|error| StoreError::Row { table, problem: error.to_string() })
 }

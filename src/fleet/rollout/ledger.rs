@@ -100,6 +100,10 @@ pub enum Record {
     },
     /// Added to those before.
     Alarm(Alarm),
+    /// Takes the device's rows away.
+    Forgotten {
+        id: String,
+    },
 }
 
 impl Ledger {
@@ -126,6 +130,10 @@ impl Ledger {
                 }
                 Record::Entry { digest, device, entry } => entries.push((digest, device, entry)),
                 Record::Alarm(alarm) => ledger.remember(alarm),
+                Record::Forgotten { id } => {
+                    ledger.devices.remove(&id);
+                    entries.retain(|(_, device, _)| *device != id);
+                }
             }
         }
         for (digest, device, entry) in entries {
@@ -264,6 +272,16 @@ impl Ledger {
             }
         }
         Some(records)
+    }
+
+    /// Takes a device out of every account: it was scrapped, say. One that reports again is a new one. `None` if there is
+    /// no such device.
+    pub fn forget(&mut self, id: &str) -> Option<Record> {
+        self.devices.remove(id)?;
+        for course in self.courses.values_mut() {
+            course.entries.remove(id);
+        }
+        Some(Record::Forgotten { id: id.to_owned() })
     }
 
     /// Whether a device may begin with the release it aims at, or go on to run it.

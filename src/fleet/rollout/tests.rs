@@ -311,6 +311,7 @@ proptest! {
             kept.extend(match command {
                 0 => ledger.resume(&digest(1), now).unwrap(),
                 1 => vec![ledger.pause(&digest(2), "ann", "", now).unwrap()],
+                2 => ledger.forget("device-3").into_iter().collect(),
                 _ => ledger.watch(now),
             });
             for counter in 1..4 {
