@@ -2,6 +2,7 @@
 //! waves, rolled back by themselves.
 
 pub mod agent;
+pub mod collect;
 mod release;
 pub mod rollout;
 

@@ -75,6 +75,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "sampler",
             "segmenter",
             "spool",
+            "tls",
             "train",
             "truth",
         ],

@@ -165,6 +165,25 @@ impl Ledger {
     }
 
     #[must_use]
+    pub fn digest_of(&self, counter: u64) -> Option<String> {
+        let mut courses = self.courses.iter();
+        courses
+            .find(|(_, course)| course.release.counter == counter)
+            .map(|(digest, _)| digest.clone())
+    }
+
+    /// Counter, name and whether it is paused, newest first.
+    #[must_use]
+    pub fn releases(&self) -> Vec<(u64, String, bool)> {
+        let courses = self.courses.values();
+        let mut releases: Vec<_> = courses
+            .map(|c| (c.release.counter, c.release.name.clone(), c.halt.paused.is_some()))
+            .collect();
+        releases.sort_unstable_by(|a, b| b.cmp(a));
+        releases
+    }
+
+    #[must_use]
     pub fn devices(&self) -> &BTreeMap<String, Device> {
         &self.devices
     }

@@ -36,8 +36,8 @@ fn release(counter: u64, threshold: f64) -> Release {
             canary: vec!["lab".into()],
             waves: vec![Wave {
                 up_to: 1.0,
-                after: Duration::from_mins(60),
-                duration: Duration::from_mins(60),
+                after: Duration::from_hours(1),
+                duration: Duration::from_hours(1),
             }],
             failure_threshold: threshold,
             silence: Duration::from_mins(30),
