@@ -12,6 +12,8 @@ mod config;
 mod crash;
 mod delivery;
 mod eval;
+mod fleet_collect;
+mod fleet_rollout;
 mod fuzz;
 mod http;
 mod ingest;
