@@ -22,7 +22,7 @@ use crate::domain::Fault;
 use crate::engine::Provider;
 use crate::ingest::dicom::CalledAeTitle;
 use crate::sampler::Stopping;
-use crate::{daemon, deliver, http, ingest, spool};
+use crate::{daemon, deliver, fleet, http, ingest, spool};
 
 pub use error::{ConfigError, Finding};
 pub use tree::Origin;
@@ -46,6 +46,9 @@ pub struct Settings {
     pub destination: Vec<deliver::Config>,
     #[serde(default)]
     pub daemon: daemon::Config,
+    /// Without it nothing is ever updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<fleet::agent::Config>,
 }
 
 /// Section `[runtime]`: ONNX Runtime and where it computes.
@@ -140,6 +143,7 @@ impl Settings {
         under("http", self.http.faults());
         under("commitment", self.commitment.faults());
         under("daemon", self.daemon.faults());
+        under("fleet", self.fleet.as_ref().map(fleet::agent::Config::faults).unwrap_or_default());
         for (index, destination) in self.destination.iter().enumerate() {
             under(&format!("destination[{index}]"), destination.faults());
             if !self.hears_reports_of(destination) {
@@ -169,6 +173,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// With the model of a release in place of the configured one.
+    #[must_use]
+    pub fn with_bundle(mut self, folder: PathBuf) -> Self {
+        self.settings.model.bundle = folder;
+        self.revision = self.settings.revision();
+        self
+    }
+
     /// Every value in force with where it comes from, in the order of the sections: `(key, value, origin)`.
     #[must_use]
     pub fn values(&self) -> Vec<(String, String, Origin)> {

@@ -24,6 +24,25 @@ pub trait Worker: Send + 'static {
     fn model(&self) -> Option<Arc<dyn Model>> {
         None
     }
+
+    /// Without it jobs wait in the spool, and none of their attempts is used up.
+    fn takes_jobs(&self) -> bool {
+        true
+    }
+}
+
+/// Stands where no model can be loaded: everything is taken in and kept.
+#[derive(Debug, Clone, Copy)]
+pub struct NoModel;
+
+impl Worker for NoModel {
+    fn process(&mut self, _claim: &Claim) -> Result<Vec<Product>, JobError> {
+        Err(JobError::Transient("no model can be loaded".to_owned()))
+    }
+
+    fn takes_jobs(&self) -> bool {
+        false
+    }
 }
 
 impl<W: Worker + ?Sized> Worker for Box<W> {
@@ -38,6 +57,10 @@ impl<W: Worker + ?Sized> Worker for Box<W> {
     fn model(&self) -> Option<Arc<dyn Model>> {
         (**self).model()
     }
+
+    fn takes_jobs(&self) -> bool {
+        (**self).takes_jobs()
+    }
 }
 
 /// The reason is logged and kept with the job: no patient data, no UID.
@@ -46,6 +69,9 @@ pub enum JobError {
     /// The same input will never do, such as a colour series for a grey model.
     #[error("{0}")]
     Permanent(String),
+    /// No input explains it, such as an output that is not a number: the model is at fault. As final as `Permanent`.
+    #[error("{0}")]
+    Model(String),
     /// It may pass, such as a lack of memory.
     #[error("{0}")]
     Transient(String),

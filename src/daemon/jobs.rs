@@ -32,6 +32,11 @@ pub(super) struct Jobs<W> {
 impl<W: Worker> Jobs<W> {
     /// Works until `wake` is closed. A message in `wake` says that there may be a ready job.
     pub(super) fn run(mut self, wake: &Receiver<()>) {
+        while !self.worker.takes_jobs() {
+            if wake.recv().is_err() {
+                return;
+            }
+        }
         loop {
             // Closed: claim nothing more. A job under way has ended by now.
             match wake.try_recv() {
@@ -122,7 +127,7 @@ impl<W: Worker> Jobs<W> {
     fn record_failure(&self, claim: &Claim, error: &JobError) -> Result<(), SpoolError> {
         let (job, attempt) = (&claim.job, claim.attempt);
         let retry = match error {
-            JobError::Permanent(reason) => {
+            JobError::Permanent(reason) | JobError::Model(reason) => {
                 self.spool.fail(job, reason)?;
                 Retry::GivenUp
             }

@@ -27,8 +27,8 @@ use crate::tls::TlsError;
 use crate::{deliver, http, ingest, spool};
 
 pub use crate::spool::{Claim, Product};
-pub use job::{JobError, Worker};
-pub use run::{Daemon, Drained, Health, Phase};
+pub use job::{JobError, NoModel, Worker};
+pub use run::{Daemon, Drained, Health, Phase, Pulse};
 pub use segment::{Choice, Extra, Results, SegmentWorker};
 pub use service::ServiceManager;
 
@@ -130,6 +130,8 @@ pub enum DaemonError {
     Http(#[from] http::HttpError),
     #[error("destination {name}: {faults}")]
     Destination { name: String, faults: String },
+    #[error("the daemon before this one still holds the spool after its drain; restart the process")]
+    HandOver,
     #[error("start the worker's thread: {0}")]
     Thread(std::io::Error),
 }

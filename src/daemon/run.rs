@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -53,6 +53,34 @@ pub enum Drained {
         /// Of storage commitment, to senders.
         reports: u64,
     },
+}
+
+/// How a daemon is doing, for whoever watches it from another thread. Keeps nothing of it alive.
+#[derive(Debug, Clone)]
+pub struct Pulse {
+    health: watch::Receiver<Health>,
+    spool: Weak<Spool>,
+    job_deadline: Duration,
+}
+
+impl Pulse {
+    /// Serves, and no job computes for longer than it may.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        let health = *self.health.borrow();
+        let is_hung = health.working_since.is_some_and(|since| since.elapsed() > self.job_deadline);
+        health.phase == Phase::Serving && !is_hung && self.spool.strong_count() > 0
+    }
+
+    /// Whether a job is under way, or waits for the worker or for the rest of its series. Blocks on the spool.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.health.borrow().working_since.is_some()
+            || self.spool.upgrade().is_some_and(|spool| match spool.count() {
+                Ok(count) => count.received + count.ready + count.running > 0,
+                Err(_) => true,
+            })
+    }
 }
 
 /// A running daemon. Dropped without `stop`, it goes on until the runtime ends.
@@ -204,6 +232,32 @@ impl Daemon {
             changed
         });
         Ok(())
+    }
+
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse {
+            health: self.health.subscribe(),
+            spool: Arc::downgrade(&self.spool),
+            job_deadline: self.job_deadline,
+        }
+    }
+
+    /// Stops, and gives ports and spool free for the next daemon of this process.
+    ///
+    /// # Errors
+    /// If something still holds the spool long after the drain: a job that does not end, say.
+    pub async fn hand_over(self) -> Result<Drained, DaemonError> {
+        let spool = Arc::downgrade(&self.spool);
+        let deadline = Instant::now() + self.drain_deadline + SPOOL_PATIENCE;
+        let drained = self.stop().await;
+        while spool.strong_count() > 0 {
+            if Instant::now() > deadline {
+                return Err(DaemonError::HandOver);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(drained)
     }
 
     /// Whether the worker gets on and the spool answers: what a watchdog wants to know.

@@ -70,6 +70,12 @@ impl SegmentWorker {
         Self { segmenter: Arc::new(segmenter), choice, last: None }
     }
 
+    /// The loaded model, for golden runs beside the jobs.
+    #[must_use]
+    pub fn segmenter(&self) -> Arc<Segmenter> {
+        Arc::clone(&self.segmenter)
+    }
+
     fn products(
         &self,
         case: &Case,
@@ -267,6 +273,7 @@ fn refused(error: CodecError) -> JobError {
 fn failed(error: SegmenterError) -> JobError {
     match error {
         SegmenterError::Engine(EngineError::Run { .. }) => JobError::Transient(error.to_string()),
+        SegmenterError::Engine(EngineError::NotFinite { .. }) => JobError::Model(error.to_string()),
         _ => JobError::Permanent(error.to_string()),
     }
 }

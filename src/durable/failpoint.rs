@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Between the durable steps of an object, a job and a delivery, in the order in which they are passed.
-pub const STEPS: [&str; 18] = [
+pub const STEPS: [&str; 26] = [
     "ingest.written",      // the last byte is in a temporary file
     "ingest.synced",       // and on the disk
     "store.renamed",       // the payload has its name and no row
@@ -35,6 +35,14 @@ pub const STEPS: [&str; 18] = [
     "custody.asked",       // a destination will be asked for its commitment, and has not been yet
     "custody.reported",    // its report has come and is recorded; it has heard nothing
     "tidy.committed",      // finished work is forgotten; its files are still there
+    "fleet.fetched",       // a piece of a release is in a `.part`
+    "fleet.synced",        // a whole blob is on the disk under the name of a part
+    "fleet.renamed",       // it has its name, and the directory is not synced
+    "fleet.assembled",     // a bundle is whole under the name of a part
+    "fleet.recorded",      // a step of the update is not committed
+    "fleet.committed",     // and now it is; nothing has acted on it
+    "fleet.swapping", // the trial and its first start are recorded; nothing of the candidate is loaded
+    "fleet.between",  // the generation before has ended, the next one does not serve yet
 ];
 
 /// Calls of the operating system that a full disk fails.

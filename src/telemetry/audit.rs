@@ -218,8 +218,8 @@ fn write(mut file: File, mut end: End, messages: &Receiver<Message>) {
     }
 }
 
-/// The next line.
-fn seal(end: &mut End, fields: Map<String, Value>) -> String {
+/// The next line after `end`, which moves on. For trails that are kept elsewhere, with what they tell of.
+pub fn seal(end: &mut End, fields: Map<String, Value>) -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     end.seq += 1;
     let mut text = format!("{{\"seq\":{},\"time_ms\":{}", end.seq, since.as_millis());

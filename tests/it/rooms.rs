@@ -52,7 +52,10 @@ const PLAN: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("config", &["daemon", "deliver", "durable", "engine", "http", "ingest", "sampler", "spool"]),
+    (
+        "config",
+        &["daemon", "deliver", "durable", "engine", "fleet", "http", "ingest", "sampler", "spool"],
+    ),
     (
         "cli",
         &[

@@ -8,11 +8,25 @@
 //!
 //! Called by `cli` (`serve`, `fleet status`).
 
+mod config;
+mod examine;
 mod machine;
+mod run;
+mod shelf;
+mod status;
+mod store;
+mod supply;
 #[cfg(test)]
 mod tests;
 
+pub use config::{Bounds, Config, Limits};
+pub use examine::{Examined, Examiner, Finding, SUBCOMMAND, confine};
 pub use machine::{
     Candidate, Content, Duty, Event, Load, Machine, Note, Quarantined, Refusal, Setback, Sound,
     Stage, Standing, Timing, Trial, Verdict,
 };
+pub use run::{Agent, Blueprint, Served, Swap};
+pub use shelf::{FetchError, Shelf};
+pub use status::{Status, Target};
+pub use store::{Store, StoreError};
+pub use supply::{Checked, Supply, Trouble};

@@ -1,0 +1,72 @@
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::serve::generation;
+use super::ExitStatus;
+use crate::fleet::agent::{self, Blueprint, Finding};
+use crate::segmenter::Segmenter;
+
+/// Golden runs; the best time counts.
+const RUNS: usize = 3;
+
+/// What the agent of `cdal serve` starts to try a release; not for people.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[arg(long)]
+    memory_bytes: u64,
+    #[arg(long)]
+    processor_seconds: u64,
+    /// As the release would have them
+    #[arg(long, required = true)]
+    config: Vec<PathBuf>,
+    /// The device's own
+    #[arg(long)]
+    own: Vec<PathBuf>,
+    /// NAME=FOLDER
+    #[arg(long, value_parser = named)]
+    bundle: Vec<(String, PathBuf)>,
+}
+
+fn named(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, folder) = text.split_once('=').ok_or("must be NAME=FOLDER")?;
+    Ok((name.to_owned(), folder.into()))
+}
+
+/// Prints what was found as one line of JSON.
+///
+/// # Errors
+/// If this process cannot be confined.
+pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
+    agent::confine(args.memory_bytes, args.processor_seconds)?;
+    let finding = match examine(&args) {
+        Ok(time) => Finding::GoldenMs(time.as_secs_f64() * 1e3),
+        Err(error) => Finding::Fault(super::told_once(&error)),
+    };
+    println!("{}", serde_json::to_string(&finding)?);
+    Ok(ExitStatus::Done)
+}
+
+fn examine(args: &Args) -> anyhow::Result<Duration> {
+    let own = generation::load(&args.own, &Blueprint::default())?;
+    let bundles = args.bundle.iter().cloned().collect();
+    let loaded = generation::load(&args.config, &Blueprint { configuration: None, bundles })?;
+    let (own, new) = (&own.settings, &loaded.settings);
+    // What is acknowledged lies in the spool, and the way back to a sound release leads through the agent.
+    let wrong = "belongs to the device alone; a release must not change it";
+    anyhow::ensure!(own.fleet == new.fleet, "section fleet of the configuration {wrong}");
+    let is_same = own.spool.directory == new.spool.directory;
+    anyhow::ensure!(is_same, "spool.directory of the configuration {wrong}");
+    let segmenter = generation::segmenter(new)?;
+    let mut best = Duration::MAX;
+    for _ in 0..RUNS {
+        best = best.min(golden(&segmenter)?);
+    }
+    Ok(best)
+}
+
+/// Runs the golden case and takes its time.
+pub(super) fn golden(segmenter: &Segmenter) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    segmenter.check_golden()?;
+    Ok(started.elapsed())
+}
