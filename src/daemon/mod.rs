@@ -130,7 +130,9 @@ pub enum DaemonError {
     Http(#[from] http::HttpError),
     #[error("destination {name}: {faults}")]
     Destination { name: String, faults: String },
-    #[error("the daemon before this one still holds the spool after its drain; restart the process")]
+    #[error(
+        "the daemon before this one still holds the spool after its drain; restart the process"
+    )]
     HandOver,
     #[error("start the worker's thread: {0}")]
     Thread(std::io::Error),

@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use super::super::Misconfigured;
 use super::reload::{Reload, choice};
 use crate::config::{self, Loaded};
-use crate::daemon::{self, Claim, Daemon, JobError, NoModel, Product, Pulse, SegmentWorker, Worker};
+use crate::daemon::{
+    self, Claim, Daemon, JobError, NoModel, Product, Pulse, SegmentWorker, Worker,
+};
 use crate::engine::{Options, Purpose, Runtime};
 use crate::fleet::agent::{Agent, Blueprint, Content, Event, Load, Served};
 use crate::http::{Drawing, Model};

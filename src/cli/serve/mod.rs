@@ -1,5 +1,5 @@
-mod generation_loop;
 pub(super) mod generation;
+mod generation_loop;
 mod reload;
 
 use std::path::PathBuf;
