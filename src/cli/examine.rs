@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::serve::generation;
 use super::ExitStatus;
+use super::serve::generation;
 use crate::fleet::agent::{self, Blueprint, Finding};
 use crate::segmenter::Segmenter;
 
@@ -52,10 +52,14 @@ fn examine(args: &Args) -> anyhow::Result<Duration> {
     let loaded = generation::load(&args.config, &Blueprint { configuration: None, bundles })?;
     let (own, new) = (&own.settings, &loaded.settings);
     // What is acknowledged lies in the spool, and the way back to a sound release leads through the agent.
-    let wrong = "belongs to the device alone; a release must not change it";
-    anyhow::ensure!(own.fleet == new.fleet, "section fleet of the configuration {wrong}");
-    let is_same = own.spool.directory == new.spool.directory;
-    anyhow::ensure!(is_same, "spool.directory of the configuration {wrong}");
+    for (key, is_same) in [
+        ("section fleet", own.fleet == new.fleet),
+        ("spool.directory", own.spool.directory == new.spool.directory),
+        ("daemon.audit", own.daemon.audit == new.daemon.audit),
+        ("runtime.library", own.runtime.library == new.runtime.library),
+    ] {
+        anyhow::ensure!(is_same, "{key} belongs to the device alone; a release must not change it");
+    }
     let segmenter = generation::segmenter(new)?;
     let mut best = Duration::MAX;
     for _ in 0..RUNS {

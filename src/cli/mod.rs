@@ -7,6 +7,7 @@ mod bundle;
 mod config;
 mod doctor;
 mod eval;
+mod examine;
 mod fleet;
 mod phantom;
 mod segment;
@@ -60,6 +61,8 @@ pub enum Command {
     Config(config::Args),
     /// Releases for many devices: collect their reports, watch, pause and resume
     Fleet(fleet::Args),
+    #[command(name = "fleet-examine", hide = true)]
+    Examine(examine::Args),
     /// Look at what this machine has: runtime, devices, clock, disk, ports, peers
     Doctor(doctor::Args),
 }
@@ -137,6 +140,7 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         Command::Phantom(args) => phantom::run(args),
         Command::Config(args) => config::run(args),
         Command::Fleet(args) => fleet::run(args),
+        Command::Examine(args) => examine::run(args),
         Command::Doctor(args) => doctor::run(&args),
     };
     // The panic's own message is on stderr already.

@@ -1,4 +1,5 @@
 mod collect;
+mod status;
 mod watch;
 
 use clap::Subcommand;
@@ -13,6 +14,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// How this device stands: what it runs, what it waits for
+    Status(status::Args),
     /// Run the collector: devices report to it, operators look and pause
     Collect(collect::Args),
     /// Show a rollout while it goes on
@@ -27,6 +30,7 @@ enum Action {
 /// If the action fails.
 pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     match args.action {
+        Action::Status(args) => status::run(&args),
         Action::Collect(args) => collect::run(&args),
         Action::Watch(args) => watch::run(&args),
         Action::Pause(args) => watch::pause(&args),

@@ -1,8 +1,7 @@
 //! One generation of the daemon: a configuration with its worker, and the hand-over to it from the one before.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -60,13 +59,25 @@ pub(in crate::cli) fn load(files: &[PathBuf], blueprint: &Blueprint) -> anyhow::
 /// Loads the model: the golden case has run when this returns.
 pub(in crate::cli) fn segmenter(settings: &config::Settings) -> anyhow::Result<Segmenter> {
     let config::Settings { runtime, model, .. } = settings;
-    let library = Runtime::load(Purpose::Inference, runtime.library.as_deref())?;
+    let library = library(runtime.library.as_deref())?;
     let options = Options {
         provider: runtime.provider,
         device: 0,
         intra_threads: Some(runtime.intra_threads).filter(|&threads| threads > 0),
     };
-    Ok(Segmenter::open(Arc::new(library), &model.bundle, options)?)
+    Ok(Segmenter::open(library, &model.bundle, options)?)
+}
+
+/// ONNX Runtime, which a process loads once for all generations.
+fn library(configured: Option<&Path>) -> anyhow::Result<Arc<Runtime>> {
+    static LIBRARY: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
+    let mut library = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(library) = &*library {
+        return Ok(Arc::clone(library));
+    }
+    let loaded = Arc::new(Runtime::load(Purpose::Inference, configured)?);
+    *library = Some(Arc::clone(&loaded));
+    Ok(loaded)
 }
 
 /// Loads a model for a configuration.

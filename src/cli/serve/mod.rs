@@ -1,8 +1,10 @@
-pub(super) mod generation;
-mod generation_loop;
-mod reload;
+//! The daemon's process: one generation after another, as the update agent says, or one for good.
 
-use std::path::PathBuf;
+pub(super) mod generation;
+mod reload;
+mod turns;
+
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use serde_json::json;
 use self::generation::{Generation, HandOver, Serving};
 use super::{ExitStatus, Misconfigured};
 use crate::daemon::{self, Worker};
-use crate::fleet::agent::{self, Agent, Blueprint, Load, Supply, Swap};
+use crate::fleet::agent::{self, Agent, Blueprint, Examiner, Load, Supply, Swap};
 use crate::telemetry::audit;
 
 #[derive(Debug, clap::Args)]
@@ -40,8 +42,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
             serve_one(generation)
         }
         Some(config) => {
-            let supply = supply(&config)?;
-            serve_with_agent(&args.config, config, supply, &std::env::current_exe()?)
+            let supply =
+                agent::supply(&config).context(Misconfigured("the daemon cannot start"))?;
+            let trail = loaded.settings.daemon.audit.as_deref();
+            let program = std::env::current_exe().context("find this program")?;
+            serve_with_agent(&args.config, config, trail, supply, &program)
         }
     };
     audit::record("stopped", json!({}));
@@ -65,7 +70,7 @@ fn serve_one(generation: Generation) -> anyhow::Result<ExitStatus> {
     let (answer, _) = mpsc::channel();
     let first = HandOver { generation, answer, is_last_resort: true };
     hand.try_send(first).unwrap_or_else(|_| unreachable!("there is room for one"));
-    generation_loop::run(turns)
+    turns::run(turns)
 }
 
 /// Runs the daemon as the agent says: the first generation, and every one after it, is the agent's. `program` is this
@@ -76,10 +81,13 @@ fn serve_one(generation: Generation) -> anyhow::Result<ExitStatus> {
 pub fn serve_with_agent(
     files: &[PathBuf],
     config: agent::Config,
+    trail: Option<&Path>,
     supply: Box<dyn Supply>,
-    program: &std::path::Path,
+    program: &Path,
 ) -> anyhow::Result<ExitStatus> {
-    let agent = Agent::open(config, program.to_owned(), files.to_vec())
+    let bounds = config.validation.clone();
+    let examiner = Examiner { program: program.to_owned(), files: files.to_vec(), bounds };
+    let agent = Agent::open(config, examiner, trail.map(Path::to_owned))
         .context(Misconfigured("the daemon cannot start"))?;
     let (hand, turns) = tokio::sync::mpsc::channel(1);
     let (files, own) = (files.to_vec(), agent.clone());
@@ -100,7 +108,7 @@ pub fn serve_with_agent(
         }
     };
     agent.start(supply, swap).context("start the update agent's thread")?;
-    let result = generation_loop::run(turns);
+    let result = turns::run(turns);
     agent.stop();
     result
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
 use crate::durable::is_file_name;
+use crate::fleet::collect::{ClientConfig, WithoutCollector};
 
 /// Section `[fleet]`: the update agent. Without it the daemon runs what its own files say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +32,16 @@ pub struct Config {
     /// first in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_utc: Option<String>,
+    /// Who is told how this device is, and may hold a rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collector: Option<ClientConfig>,
+    /// Whether updates begin while the collector cannot be reached.
+    #[serde(default)]
+    pub without_collector: WithoutCollector,
+    /// Longest time between two reports to the collector.
+    #[serde(default = "report", with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub report: Duration,
     #[serde(default)]
     pub download: Limits,
     #[serde(default)]
@@ -60,6 +71,10 @@ pub struct Bounds {
 
 fn poll() -> Duration {
     Duration::from_mins(15)
+}
+
+fn report() -> Duration {
+    Duration::from_secs(30)
 }
 
 impl Default for Limits {
@@ -94,6 +109,10 @@ impl Config {
         check(memory, "validation.memory_bytes", "must be at least 268435456");
         let time = self.validation.time >= Duration::from_secs(1);
         check(time, "validation.time", "must be at least 1s");
+        check(self.report >= Duration::from_secs(1), "report", "must be at least 1s");
+        for fault in self.collector.iter().flat_map(ClientConfig::faults) {
+            faults.push(Fault::new(format!("collector.{}", fault.key), fault.problem));
+        }
         faults
     }
 

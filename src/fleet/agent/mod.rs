@@ -29,4 +29,4 @@ pub use run::{Agent, Blueprint, Served, Swap};
 pub use shelf::{FetchError, Shelf};
 pub use status::{Status, Target};
 pub use store::{Store, StoreError};
-pub use supply::{Checked, Supply, Trouble};
+pub use supply::{Checked, Supply, Trouble, supply};

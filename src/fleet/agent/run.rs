@@ -9,7 +9,8 @@ use super::{
     Standing, Store, StoreError, Supply, Timing, Trouble, Verdict, shelf,
 };
 use crate::durable::failpoint;
-use crate::fleet::rollout::{Named, Plan};
+use crate::fleet::collect::{self, Collector, Reporter};
+use crate::fleet::rollout::{Failure, Named, Plan, Proof, Report};
 use crate::fleet::{Release, SCHEMA};
 
 /// How often the agent looks up.
@@ -20,6 +21,9 @@ const PATIENCE: u32 = 3;
 
 /// Golden runs on trial are measured so often; the best counts.
 const RUNS: usize = 3;
+
+/// Until it says something.
+const NOT_ASKED: &str = "the collector has not said yet that this device may go on";
 
 /// What is run: the device's own files with those of a release laid over them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,25 +72,38 @@ struct Shared {
     shelf: Shelf,
     config: Config,
     examiner: Examiner,
+    /// The daemon's audit trail, which is shown to the collector.
+    trail: Option<PathBuf>,
     stopped: AtomicBool,
 }
 
 impl Agent {
     /// Opens the agent's folder and counts this start, durably, before anything may be loaded.
     ///
+    /// `trail`: the daemon's audit trail, where it keeps one.
+    ///
     /// # Errors
     /// If the folder cannot be used.
-    pub fn open(config: Config, program: PathBuf, files: Vec<PathBuf>) -> Result<Self, StoreError> {
+    pub fn open(
+        config: Config,
+        examiner: Examiner,
+        trail: Option<PathBuf>,
+    ) -> Result<Self, StoreError> {
         let mut store = Store::open(&config.directory)?;
         let shelf = Shelf::open(&config.directory)?;
         tell(store.apply(Event::Boot, now_ms())?.as_ref());
+        if config.collector.is_some() {
+            store.apply(Event::Hold(Some(NOT_ASKED.to_owned())), now_ms())?;
+        } else {
+            store.apply(Event::Hold(None), now_ms())?;
+        }
         let removed = shelf.tidy(&store.needed()?)?;
         if removed > 0 {
             tracing::info!(removed, "left-overs of releases removed");
         }
-        let examiner = Examiner { program, files, bounds: config.validation.clone() };
         let stopped = AtomicBool::new(false);
-        Ok(Self(Arc::new(Shared { store: Mutex::new(store), shelf, config, examiner, stopped })))
+        let store = Mutex::new(store);
+        Ok(Self(Arc::new(Shared { store, shelf, config, examiner, trail, stopped })))
     }
 
     /// A model is on trial: what became of one of its jobs. Of another content nothing is taken.
@@ -120,6 +137,19 @@ impl Agent {
             seen: Instant::now(),
             told: None,
         };
+        if let Some(collector) = self.0.config.collector.clone() {
+            let reporter = Reporter::new(
+                Collector::new(collector),
+                self.0.config.without_collector,
+                self.0.trail.clone(),
+            );
+            let shared = Arc::clone(&self.0);
+            let name = "fleet-report".to_owned();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            std::thread::Builder::new()
+                .name(name)
+                .spawn(move || runtime.block_on(report(&shared, reporter)))?;
+        }
         std::thread::Builder::new().name("fleet".to_owned()).spawn(move || driver.run()).map(drop)
     }
 
@@ -158,6 +188,29 @@ impl Shared {
     fn blueprint_of(&self, load: &Load) -> Result<Blueprint, StoreError> {
         let Load::Run(Content::Release(named)) = load else { return Ok(Blueprint::default()) };
         Ok(self.blueprint(&self.manifest(named)?))
+    }
+
+    fn report(&self) -> Report {
+        let store = self.store();
+        let machine = store.machine();
+        let Config { device, group, hardware, .. } = &self.config;
+        let cut = |text: String| text.chars().filter(|c| !c.is_control()).take(200).collect();
+        Report {
+            device: device.clone(),
+            group: group.clone(),
+            hardware: hardware.clone(),
+            cdal: env!("CARGO_PKG_VERSION").to_owned(),
+            running: machine.last_good().named().cloned(),
+            target: machine.candidate().map(|candidate| candidate.named.clone()),
+            phase: machine.phase(),
+            waits_for: machine.waits_for(now_ms()).map(cut),
+            failed: machine.failure().map(|failure| Failure {
+                release: failure.release.clone(),
+                reason: cut(failure.reason.clone()),
+            }),
+            counters: BTreeMap::new(),
+            audit: Proof::default(),
+        }
     }
 
     fn manifest(&self, named: &Named) -> Result<Release, StoreError> {
@@ -306,7 +359,15 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
                 passed_over = self.shared.passed_over(&release, &digest);
                 if passed_over.is_none() {
                     match store.offer(&release, &digest, &floors, now_ms())? {
-                        Ok(note) => tell(note.as_ref()),
+                        Ok(Some(note)) => {
+                            tell(Some(&note));
+                            // What the collector said was about another release.
+                            if self.shared.config.collector.is_some() {
+                                let hold = Event::Hold(Some(NOT_ASKED.to_owned()));
+                                self.shared.apply(&mut store, hold)?;
+                            }
+                        }
+                        Ok(None) => {}
                         Err(refusal) => passed_over = Some(refusal.to_string()),
                     }
                 }
@@ -411,6 +472,34 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
             Some(time) if !served.is_busy() => self.shared.happened(Event::Golden(Ok(time))),
             _ => Ok(()),
         }
+    }
+}
+
+/// Tells the collector how this device is, now and then and whenever that changes, and hears whether it may go on.
+async fn report(shared: &Shared, mut reporter: Reporter) {
+    let mut told: Option<(Report, Instant)> = None;
+    while !shared.is_stopped() {
+        let report = shared.report();
+        let is_due = told.as_ref().is_none_or(|(before, at)| {
+            let is_same = before.phase == report.phase && before.target == report.target;
+            !is_same || at.elapsed() >= shared.config.report
+        });
+        if is_due {
+            told = Some((report.clone(), Instant::now()));
+            let target = report.target.clone();
+            let hold = match reporter.report(report).await {
+                collect::Standing::Go => None,
+                collect::Standing::Hold(reason) => Some(reason),
+            };
+            let mut store = shared.store();
+            let aims_at = store.machine().candidate().map(|candidate| &candidate.named);
+            if aims_at == target.as_ref()
+                && let Err(error) = shared.apply(&mut store, Event::Hold(hold))
+            {
+                tracing::error!(%error, "the collector's word is not kept");
+            }
+        }
+        tokio::time::sleep(TICK).await;
     }
 }
 

@@ -37,3 +37,9 @@ pub enum Trouble {
     #[error("{0}")]
     Unreachable(String),
 }
+
+/// # Errors
+/// If the repository or the root of trust cannot be used at all.
+pub fn supply(_config: &super::Config) -> Result<Box<dyn Supply>, Trouble> {
+    Err(Trouble::Refused("no repository".to_owned()))
+}
