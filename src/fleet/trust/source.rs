@@ -49,7 +49,7 @@ pub enum Source {
 /// Why a file of the repository is not to be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    #[error("{0:?} is neither http://…, https://… nor a folder that is there")]
+    #[error("{0:?} is neither http://…, https://… nor a folder")]
     Unknown(String),
     #[error("{0} is not there")]
     Missing(String),
@@ -69,7 +69,9 @@ impl Source {
             let base = base.ok().filter(Url::has_host).ok_or_else(unknown)?;
             return Ok(Self::Http { base, ca });
         }
-        let folder = std::path::absolute(text).ok().filter(|folder| folder.is_dir());
+        // It need not be there yet: a stick comes and goes.
+        let is_path = !text.is_empty() && !text.contains("://");
+        let folder = std::path::absolute(text).ok().filter(|_| is_path);
         let url = folder.and_then(|folder| Url::from_directory_path(folder).ok());
         url.map(Self::Folder).ok_or_else(unknown)
     }
@@ -321,7 +323,8 @@ mod tests {
         let stick = named(folder.path().to_str().unwrap()).unwrap();
         let [metadata, _] = stick.folders();
         assert_eq!(metadata.to_file_path().unwrap(), folder.path().join("metadata"));
-        for bad in ["", "ftp://a/b", "https://", "/nowhere/at/all"] {
+        assert!(named("/media/a-stick-that-is-not-in/cdal").is_ok());
+        for bad in ["", "ftp://a/b", "https://"] {
             assert!(named(bad).is_err(), "{bad}");
         }
     }
