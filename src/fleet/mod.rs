@@ -5,5 +5,6 @@ pub mod agent;
 pub mod collect;
 mod release;
 pub mod rollout;
+pub mod trust;
 
 pub use release::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};
