@@ -4,6 +4,8 @@
 pub mod agent;
 pub mod collect;
 mod release;
+pub mod repository;
 pub mod rollout;
+pub mod trust;
 
 pub use release::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};

@@ -6,14 +6,15 @@ use std::time::Duration;
 use semver::VersionReq;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::duration;
+use crate::domain::{Fault, duration};
+use crate::durable::is_file_name;
 
 /// The only schema there is.
 pub const SCHEMA: u32 = 1;
 
 /// A release: one signed manifest that binds configuration, models and the way they are rolled out, so that no part of
-/// one release is ever run with a part of another. It is the TUF target `releases/<counter>.json`; everything it names is
-/// a target `blobs/<sha256>`, so that what a device has already is not sent again.
+/// one release is ever run with a part of another. It is the TUF target `release-<counter>.json`; everything it names is
+/// a target `blob-<sha256>`, so that what a device has already is not sent again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
@@ -36,6 +37,56 @@ pub struct Release {
     pub probation: Probation,
 }
 
+impl Release {
+    /// Everything that is wrong with it, so that its names lead out of no folder and its parts belong together.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        const NAME: &str = "is not a name: letters, digits, `.`, `-` and `_`";
+        let mut faults = Vec::new();
+        let mut check = |holds: bool, key: &str, problem: &str| {
+            if !holds {
+                faults.push(Fault::new(key, problem));
+            }
+        };
+        check(self.schema == SCHEMA, "schema", "is not one that this program knows; it knows 1");
+        check(self.counter > 0, "counter", "must be at least 1");
+        check(is_file_name(&self.name), "name", NAME);
+        for (key, names) in [("hardware", &self.hardware), ("groups", &self.groups)] {
+            check(!names.is_empty(), key, "names none, so that no device would take it");
+            check(names.iter().all(|name| is_file_name(name)), key, NAME);
+        }
+        let known = |group: &String| self.groups.contains(group);
+        let canary = "names a group that `groups` does not";
+        check(self.rollout.canary.iter().all(known), "rollout.canary", canary);
+        let ends: Vec<f64> = self.rollout.waves.iter().map(|wave| wave.up_to).collect();
+        let rises = ends.is_sorted_by(|a, b| a < b) && ends.first().is_none_or(|end| *end > 0.0);
+        let whole = ends.last().is_some_and(|end| *end == 1.0);
+        check(rises && whole, "rollout.waves", "must rise from above 0 to 1 in up_to");
+        let share = 0.0..=1.0;
+        let threshold = share.contains(&self.rollout.failure_threshold);
+        check(threshold, "rollout.failure_threshold", "must be 0 to 1");
+        check(self.probation.boots > 0, "probation.boots", "must be at least 1");
+        check(self.probation.slowdown >= 1.0, "probation.slowdown", "must be at least 1");
+        check(self.blobs().all(Blob::is_hash), "bundles", "names a blob by no SHA-256");
+        for (name, bundle) in &self.bundles {
+            let key = format!("bundles.{name}");
+            check(is_file_name(name), &key, NAME);
+            let files = bundle.files.keys().all(|file| is_file_name(file));
+            check(files, &key, "has a file whose name would lead out of its folder");
+            let manifest = bundle.files.get("bundle.toml").map(|blob| &blob.sha256);
+            let is_its_own = manifest == Some(&bundle.digest);
+            check(is_its_own, &key, "has a digest that is not that of its bundle.toml");
+        }
+        faults
+    }
+
+    /// Everything it names.
+    pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
+        let bundled = self.bundles.values().flat_map(|bundle| bundle.files.values());
+        self.configuration.iter().chain(bundled)
+    }
+}
+
 /// Content by its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +95,25 @@ pub struct Blob {
     pub sha256: String,
     /// Bytes.
     pub length: u64,
+}
+
+impl Blob {
+    fn is_hash(&self) -> bool {
+        let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        self.sha256.len() == 64 && self.sha256.bytes().all(is_digit)
+    }
+
+    /// Its name as a TUF target.
+    #[must_use]
+    pub fn target(&self) -> String {
+        format!("blob-{}", self.sha256)
+    }
+
+    /// Its file in the repository's folder of targets: consistent snapshots put the hash before the name.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        format!("{}.{}", self.sha256, self.target())
+    }
 }
 
 /// A model bundle.

@@ -14,6 +14,9 @@ use crate::fleet::collect::{ClientConfig, WithoutCollector};
 pub struct Config {
     /// `https://…`, or the folder of a repository, on a stick say.
     pub repository: String,
+    /// Roots that an `https` repository is trusted by; the system's own without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
     /// The root of trust that was handed to this device: a `root.json`.
     pub root: PathBuf,
     /// Bundles, the agent's database and the repository's metadata.

@@ -1,5 +1,7 @@
 use std::io::Read;
 
+use super::Config;
+use crate::fleet::trust::{self, Device, Source, Trust, TrustError};
 use crate::fleet::{Blob, Release};
 
 /// Where releases come from. Whoever implements it hands out nothing that is not verified; bytes of blobs are verified
@@ -38,8 +40,42 @@ pub enum Trouble {
     Unreachable(String),
 }
 
+/// The repository that the configuration names, as this device sees it.
+///
 /// # Errors
-/// If the repository or the root of trust cannot be used at all.
-pub fn supply(_config: &super::Config) -> Result<Box<dyn Supply>, Trouble> {
-    Err(Trouble::Refused("no repository".to_owned()))
+/// If it or the root of trust cannot be used at all.
+pub fn supply(config: &Config) -> Result<Box<dyn Supply>, Trouble> {
+    let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+    let source =
+        Source::parse(&config.repository, config.ca.clone()).map_err(|error| refused(&error))?;
+    let device = Device::new(&config.group, &config.hardware);
+    let trust = Trust::open(device, source, &config.root, &config.directory.join("trust"));
+    Ok(Box::new(trust.map_err(|error| refused(&error))?))
+}
+
+impl Supply for Trust {
+    fn check(&mut self, floors: Option<&str>) -> Result<Checked, Trouble> {
+        // What this program wrote itself; of another version's floors, the ones on the disk are left to hold.
+        let kept = floors.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let trust::Checked { newest, floors } = Trust::check(self, &kept)?;
+        let floors = serde_json::to_string(&floors).expect("numbers serialise");
+        Ok(Checked { newest, floors })
+    }
+
+    fn open(&mut self, blob: &Blob, offset: u64) -> Result<Box<dyn Read>, String> {
+        self.open_blob(blob, offset)
+    }
+}
+
+impl From<TrustError> for Trouble {
+    fn from(error: TrustError) -> Self {
+        let words = error.to_string();
+        match error {
+            TrustError::TimeUntrusted { .. } => Self::TimeUntrusted(words),
+            TrustError::Unreachable(_) | TrustError::Disk(_) => Self::Unreachable(words),
+            TrustError::Expired { .. } | TrustError::Rollback { .. } | TrustError::Forged(_) => {
+                Self::Refused(words)
+            }
+        }
+    }
 }
