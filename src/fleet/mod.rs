@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod collect;
 mod release;
+pub mod repository;
 pub mod rollout;
 pub mod trust;
 

@@ -219,6 +219,8 @@ const JOB: &str = "job. finish.";
 const DELIVERY: &str = "delivery. tidy.";
 /// Tried in `commitment`.
 pub(crate) const COMMITMENT: &str = "commitment. custody.";
+/// Tried in `fleet_agent`.
+pub(crate) const FLEET: &str = "fleet.";
 
 pub(crate) fn steps_of(rooms: &str) -> Vec<&'static str> {
     let mine = |step: &&str| rooms.split(' ').any(|room| step.starts_with(room));
@@ -228,7 +230,7 @@ pub(crate) fn steps_of(rooms: &str) -> Vec<&'static str> {
 #[test]
 fn every_step_is_tried() {
     let tried: usize =
-        [INGEST, JOB, DELIVERY, COMMITMENT].map(|rooms| steps_of(rooms).len()).iter().sum();
+        [INGEST, JOB, DELIVERY, COMMITMENT, FLEET].map(|rooms| steps_of(rooms).len()).iter().sum();
     assert_eq!(tried, failpoint::STEPS.len());
 }
 

@@ -12,6 +12,7 @@ mod config;
 mod crash;
 mod delivery;
 mod eval;
+mod fleet_agent;
 mod fleet_collect;
 mod fleet_rollout;
 mod fleet_store;

@@ -301,7 +301,6 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
                 let both = [Event::SafePoint, Event::Boot];
                 let note = self.shared.store().apply_all(both, now_ms())?;
                 tell(note.as_ref());
-                failpoint::reach("fleet.swapping");
                 return self.reconcile();
             }
             Duty::Swap(_) => {}
@@ -318,6 +317,9 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
                 return Ok(true);
             }
             let blueprint = self.shared.blueprint_of(&wanted)?;
+            if self.shared.store().machine().trial().is_some() {
+                failpoint::reach("fleet.swapping");
+            }
             let (reason, stands) = match (self.swap)(&wanted, &blueprint) {
                 Swap::Serves(served) => {
                     self.serves = Some((wanted.clone(), served));
