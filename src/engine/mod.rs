@@ -4,14 +4,19 @@
 //! one owner thread per device ([`Device`]), to which work is handed as closures. Called by `segmenter`,
 //! `bundle` (golden check) and `train`.
 
+mod bound;
+mod cache;
 mod device;
 mod generator;
 mod operators;
 mod runtime;
+mod session;
 
+pub use cache::GraphCache;
 pub use device::Device;
-pub use generator::{Generator, Graphs, Interface, Literal, Options, Product, Provider};
+pub use generator::{Generator, Graphs, Interface, Literal, Product};
 pub use runtime::{Purpose, Runtime};
+pub use session::{Options, Provider};
 
 /// What stops the engine.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::{
 
 use ort::environment::Environment;
 
-use super::EngineError;
+use super::{EngineError, GraphCache};
 
 /// What the library is for: the training build is another library than the inference one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Runtime {
     pub path: PathBuf,
     /// What the library says of its own build.
     pub build: &'static str,
+    /// Where sessions keep their optimised graphs, if anywhere.
+    pub cache: Option<GraphCache>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -65,6 +67,13 @@ impl Runtime {
         Err(no_library(purpose, &looked))
     }
 
+    /// The same library, whose sessions keep their optimised graphs in `cache`.
+    #[must_use]
+    pub fn with_cache(&self, cache: Option<GraphCache>) -> Self {
+        let Self { environment, path, build, .. } = self;
+        Self { environment: environment.clone(), path: path.clone(), build, cache }
+    }
+
     /// Whether the library was built with an execution provider; its own libraries may still be missing.
     #[must_use]
     pub fn has(&self, provider: super::Provider) -> bool {
@@ -97,7 +106,7 @@ impl Runtime {
             looked.push(format!("{}: a build without the training API", path.display()));
             return Err(no_library(purpose, &looked));
         }
-        Ok(Self { environment, path, build: ort::info() })
+        Ok(Self { environment, path, build: ort::info(), cache: None })
     }
 }
 

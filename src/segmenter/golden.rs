@@ -35,7 +35,8 @@ impl Segmenter {
         let shape = Shape { label: interface.label(), latent: interface.latent };
         let mean = self.device.run(move |generator| {
             let features = generator.condition(image.view())?;
-            let mut denoiser = OneImage { generator, features };
+            generator.guide(features.view(), &[0])?;
+            let mut denoiser = OneImage(generator);
             let ballots: Vec<_> = (0..votes).map(|vote| Ballot { image: 0, vote }).collect();
             let x = sample(&mut denoiser, &schedule, shape, &noise.view(), &ballots, |_, _, _| ())?;
             let mut tally = Tally::new(shape.label);
@@ -55,10 +56,7 @@ impl Segmenter {
 }
 
 /// The generator bound to one image.
-struct OneImage<'a> {
-    generator: &'a mut crate::engine::Generator,
-    features: Array4<f32>,
-}
+struct OneImage<'a>(&'a mut crate::engine::Generator);
 
 impl Denoiser for OneImage<'_> {
     type Error = crate::engine::EngineError;
@@ -69,7 +67,8 @@ impl Denoiser for OneImage<'_> {
         step: usize,
         x: ndarray::ArrayView4<'_, f32>,
         z: ndarray::ArrayView2<'_, f32>,
-    ) -> Result<Array4<f32>, Self::Error> {
-        self.generator.denoise(step, x, self.features.view(), z)
+        x0: ndarray::ArrayViewMut4<'_, f32>,
+    ) -> Result<(), Self::Error> {
+        self.0.denoise(step, x, z, x0)
     }
 }

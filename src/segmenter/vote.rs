@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use ndarray::{Array3, Axis, Zip};
+use ndarray::{Array3, ArrayView4, Axis, Zip};
 
 use super::{Conditioned, Ending, Outcome, SegmenterError, Stages, interface};
 use crate::{
     bundle::{Assembly, Crop, Decision, Manifest, Polarity, Prepared, Rounding},
     engine::Generator,
-    sampler::{Agreement, Ballot, Noise, Schedule, Shape, Stopping, Tally, reachable, sample},
+    sampler::{Agreement, Ballot, Noise, Sampler, Schedule, Shape, Stopping, Tally, reachable},
 };
 
 /// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
@@ -48,6 +48,14 @@ struct Booth {
     tally: Tally,
 }
 
+/// What draws the votes.
+struct Machine<'a, 'g> {
+    conditioned: Conditioned<'g>,
+    sampler: &'a mut Sampler,
+    /// Votes that are drawn at once.
+    batch: usize,
+}
+
 impl Election<'_> {
     pub fn run(&self, generator: &mut Generator) -> Result<Outcome, SegmenterError> {
         let Self { manifest, prepared, .. } = self;
@@ -58,6 +66,7 @@ impl Election<'_> {
         let mut stages =
             Stages { steps: vec![Duration::ZERO; self.schedule.steps()], ..Stages::default() };
         let mut standing = Standing::new(self);
+        let mut sampler = Sampler::new(shape);
         let (mut drawn, mut is_cut) = (0, false);
         let mut forecast = Forecast::default();
 
@@ -68,7 +77,8 @@ impl Election<'_> {
         for (chunk, crops) in prepared.crops.chunks(held).enumerate() {
             let first = chunk * held;
             let started = Instant::now();
-            let mut conditioned = Conditioned::encode(generator, prepared, first, crops, batch)?;
+            let conditioned = Conditioned::encode(generator, prepared, first, crops, batch)?;
+            let mut machine = Machine { conditioned, sampler: &mut sampler, batch };
             stages.condition += started.elapsed();
 
             let started = Instant::now();
@@ -88,7 +98,7 @@ impl Election<'_> {
             while !open.is_empty() {
                 let round = Instant::now();
                 let steps = &mut stages.steps;
-                self.round(&mut conditioned, &mut booths, &open, more, batch, steps)?;
+                self.round(&mut machine, &mut booths, &open, more, steps)?;
                 open = self.still_open(&booths, &standing, &mut forecast);
                 // Another round takes as long as this one did.
                 if !open.is_empty() && due.is_some_and(|due| Instant::now() + round.elapsed() > due)
@@ -135,34 +145,34 @@ impl Election<'_> {
         Shape { label, latent: self.manifest.network.latent }
     }
 
-    /// Draws up to `more` further votes at each open booth, and adds to `steps` what each time-step took.
+    /// Draws up to `more` further votes at each open booth, and adds to `steps` what each time-step took. However many votes
+    /// and steps these are, memory is allocated for the list of ballots alone.
     fn round(
         &self,
-        conditioned: &mut Conditioned<'_>,
+        machine: &mut Machine<'_, '_>,
         booths: &mut [Booth],
         open: &[usize],
         more: usize,
-        batch: usize,
         steps: &mut [Duration],
     ) -> Result<(), SegmenterError> {
-        let ballots: Vec<(usize, Ballot)> = open
-            .iter()
-            .flat_map(|&number| {
-                let Booth { image, tally, .. } = &booths[number];
-                let (image, next) = (*image, tally.votes());
-                let last = (next + more).min(self.votes);
-                (next..last).map(move |vote| (number, Ballot { image, vote }))
-            })
-            .collect();
-        for ballots in ballots.chunks(batch) {
-            let (numbers, ballots): (Vec<usize>, Vec<Ballot>) = ballots.iter().copied().unzip();
-            let shape = self.shape();
+        let Machine { conditioned, sampler, batch } = machine;
+        let most = open.len() * more.min(self.votes);
+        let (mut numbers, mut ballots) = (Vec::with_capacity(most), Vec::with_capacity(most));
+        for &number in open {
+            let Booth { image, tally, .. } = &booths[number];
+            let next = tally.votes();
+            for vote in next..(next + more).min(self.votes) {
+                numbers.push(number);
+                ballots.push(Ballot { image: *image, vote });
+            }
+        }
+        for (numbers, ballots) in numbers.chunks(*batch).zip(ballots.chunks(*batch)) {
             let mut started = Instant::now();
-            let clock = |step: usize, _: &_, _: &_| {
+            let clock = |step: usize, _: ArrayView4<'_, f32>, _: ArrayView4<'_, f32>| {
                 steps[step] += started.elapsed();
                 started = Instant::now();
             };
-            let drawn = sample(conditioned, &self.schedule, shape, self.noise, &ballots, clock)?;
+            let drawn = sampler.sample(conditioned, &self.schedule, self.noise, ballots, clock)?;
             for (&number, x0) in numbers.iter().zip(drawn.axis_iter(Axis(0))) {
                 booths[number].tally.add(x0);
             }
