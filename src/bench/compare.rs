@@ -170,6 +170,7 @@ pub(super) mod tests {
             stop: "never".into(),
             provider: "cpu".into(),
             threads: None,
+            nodes: Vec::new(),
         };
         let sample = |uniform| {
             let latency = factor * (100.0 + 10.0 * uniform);

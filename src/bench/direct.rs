@@ -10,9 +10,9 @@ use super::report::Setting;
 use super::{BenchError, ms};
 use crate::bundle::Manifest;
 use crate::codec::{Source, mask_png, nifti, seg};
-use crate::engine::{Options, Provider, Runtime};
+use crate::engine::{Options, Provider, Runtime, placements};
 use crate::sampler::Stopping;
-use crate::segmenter::{Outcome, Request, Segmenter};
+use crate::segmenter::{Outcome, Request, Segmenter, SegmenterError, graphs, interface};
 
 /// One combination of what can be chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,11 +161,16 @@ impl Direct {
         Ok(subjects)
     }
 
-    #[must_use]
-    pub fn setting(&self) -> Setting {
+    /// What was measured. Runs a step in sessions of its own to see who runs what.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn setting(&self, runtime: &Runtime) -> Result<Setting, BenchError> {
         let bundle = self.segmenter.bundle();
+        let nodes =
+            placements(runtime, &graphs(bundle), interface(&bundle.manifest), &self.options);
         let Manifest { name, version, diffusion, votes, .. } = &bundle.manifest;
-        Setting {
+        Ok(Setting {
             model: name.clone(),
             model_version: version.clone(),
             model_digest: bundle.digest.clone(),
@@ -174,7 +179,8 @@ impl Direct {
             stop: self.request.stopping.to_string(),
             provider: self.options.provider.name().to_owned(),
             threads: self.options.intra_threads,
-        }
+            nodes: nodes.map_err(SegmenterError::from)?,
+        })
     }
 
     /// One case from its files to the bytes of its mask: DICOM SEG, NIfTI or PNG, as the case is.

@@ -16,7 +16,7 @@ use crate::bench::{
 };
 use crate::domain::duration;
 use crate::durable::write_whole;
-use crate::engine::{Purpose, Runtime};
+use crate::engine::Runtime;
 use crate::sampler::Stopping;
 
 #[derive(Debug, clap::Args)]
@@ -212,7 +212,7 @@ fn tell(what: &str) {
 
 impl Common {
     fn runtime(&self) -> anyhow::Result<Arc<Runtime>> {
-        Ok(Arc::new(Runtime::load(Purpose::Inference, self.engine.runtime.as_deref())?))
+        self.engine.runtime()
     }
 
     fn choice(&self) -> Choice {
@@ -236,6 +236,9 @@ impl Common {
     /// `cdal segment` with this model, before `--out` and the input.
     fn segment_command(&self) -> anyhow::Result<Vec<String>> {
         let mut command = vec![program()?.display().to_string(), "segment".into(), "--json".into()];
+        if self.engine.allow_cpu_nodes {
+            command.push("--allow-cpu-nodes".into());
+        }
         let mut add = |name: &str, value: String| command.extend([format!("--{name}"), value]);
         add("bundle", self.bundle.display().to_string());
         add("stop", self.stop.to_string());

@@ -1,7 +1,11 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use super::{EngineArgs, ExitStatus};
-use crate::bundle::Bundle;
+use crate::{
+    bundle::Bundle,
+    engine::{Placement, placements},
+    segmenter::{Segmenter, graphs, interface},
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -14,6 +18,9 @@ enum Command {
     /// Check digests and graphs, and run the golden case
     Check {
         bundle: PathBuf,
+        /// Say as well which execution provider ran which nodes of a step
+        #[arg(long)]
+        nodes: bool,
         #[command(flatten)]
         engine: EngineArgs,
     },
@@ -25,14 +32,20 @@ enum Command {
 /// If the bundle is not sound.
 pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     match args.command {
-        Command::Check { bundle, engine } => {
-            let segmenter = engine.open(&bundle)?;
+        Command::Check { bundle, nodes, engine } => {
+            let runtime = engine.runtime()?;
+            let segmenter = Segmenter::open(Arc::clone(&runtime), &bundle, engine.options())?;
             let difference = segmenter.check_golden()?;
             let manifest = &segmenter.bundle().manifest;
             println!(
                 "{} {}: digests agree, graphs load, golden case within {difference:.1e}",
                 manifest.name, manifest.version
             );
+            if nodes {
+                let graphs = graphs(segmenter.bundle());
+                let ran = placements(&runtime, &graphs, interface(manifest), &engine.options())?;
+                ran.iter().for_each(show);
+            }
         }
         Command::Inspect { bundle } => {
             let bundle = Bundle::open(&bundle)?;
@@ -57,4 +70,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         }
     }
     Ok(ExitStatus::Done)
+}
+
+/// Such as `denoiser    120 nodes by CPUExecutionProvider: 40 Conv, 30 GroupNorm`.
+fn show(Placement { graph, provider, nodes, operators }: &Placement) {
+    let mut operators: Vec<(&String, &usize)> = operators.iter().collect();
+    operators.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let operators: Vec<String> =
+        operators.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+    println!("{graph:<10} {nodes:>4} nodes by {provider}: {}", operators.join(", "));
 }

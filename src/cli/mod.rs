@@ -89,6 +89,9 @@ struct EngineArgs {
     /// Threads inside an operator; the runtime chooses by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Let the CPU run what the GPU's provider cannot, in place of refusing the model
+    #[arg(long)]
+    allow_cpu_nodes: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -105,7 +108,12 @@ impl EngineArgs {
             ProviderArg::Cuda => Provider::Cuda,
             ProviderArg::Tensorrt => Provider::TensorRt,
         };
-        Options { provider, device: 0, intra_threads: self.threads.map(usize::from) }
+        Options {
+            provider,
+            device: 0,
+            intra_threads: self.threads.map(usize::from),
+            allow_cpu_nodes: self.allow_cpu_nodes,
+        }
     }
 }
 

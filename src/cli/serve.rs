@@ -10,7 +10,7 @@ use super::signals::{self, Signals};
 use super::{ExitStatus, Misconfigured};
 use crate::config::{self, Loaded};
 use crate::daemon::{self, Choice, Daemon, SegmentWorker, ServiceManager, Worker};
-use crate::engine::{Options, Purpose, Runtime};
+use crate::engine::{Purpose, Runtime};
 use crate::segmenter::{Request, Segmenter};
 use crate::telemetry::{self, audit};
 
@@ -158,11 +158,7 @@ fn choice(loaded: &Loaded) -> Choice {
 fn worker(loaded: &Loaded, choice: watch::Receiver<Choice>) -> anyhow::Result<SegmentWorker> {
     let config::Settings { runtime, model, .. } = &loaded.settings;
     let library = Runtime::load(Purpose::Inference, runtime.library.as_deref())?;
-    let options = Options {
-        provider: runtime.provider,
-        device: 0,
-        intra_threads: Some(runtime.intra_threads).filter(|&threads| threads > 0),
-    };
-    let segmenter = Segmenter::open(Arc::new(library), &model.bundle, options)?;
+    let library = Arc::new(library.with_cache(runtime.cache.clone()));
+    let segmenter = Segmenter::open_at_once(library, &model.bundle, runtime.options())?;
     Ok(SegmentWorker::new(segmenter, choice))
 }

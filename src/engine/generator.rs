@@ -1,11 +1,17 @@
-use ndarray::{Array1, Array4, ArrayView2, ArrayView4, ArrayViewMut4};
+use std::path::PathBuf;
+
+use ndarray::{Array1, Array2, Array4, ArrayView2, ArrayView4, ArrayViewMut4};
 use ort::{session::Session, value::TensorRef};
 
 use super::{
-    EngineError, Options, Runtime,
+    EngineError, Engines, Options, Runtime,
     bound::{Bound, Guide, Staging},
-    session::{expect, session},
+    session::{Making, expect},
 };
+
+/// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
+/// that activations stay near the cache.
+pub const BATCH_PIXELS: usize = 32 * 1024;
 
 /// Batch shapes that keep their buffers; the one that was used longest ago gives way. Early endings come by many.
 const SHAPES: usize = 8;
@@ -36,6 +42,12 @@ impl Interface {
     pub fn label(&self) -> [usize; 3] {
         [self.label_channels, self.image[1], self.image[2]]
     }
+
+    /// Samples that one call of the denoiser takes at most.
+    #[must_use]
+    pub fn batch(&self) -> usize {
+        (BATCH_PIXELS / (self.image[1] * self.image[2])).max(1)
+    }
 }
 
 /// A generator split into condition encoder and denoiser, each a session of ONNX Runtime.
@@ -62,32 +74,52 @@ impl Generator {
         interface: Interface,
         options: &Options,
     ) -> Result<Self, EngineError> {
-        let [c, h, w] = interface.image;
-        let condition = session(runtime, "condition", &graphs.condition, options)?;
-        expect("condition", condition.inputs(), &[("image", &[0, c, h, w])])?;
-        expect("condition", condition.outputs(), &[("condition", &[0, interface.features, h, w])])?;
+        let engines = Engines::of(runtime, graphs, options);
+        let making = Making { engines: engines.as_ref(), ..Making::new(runtime, options) };
+        Self::make(making, graphs, interface)
+    }
 
-        let denoiser = session(runtime, "denoiser", &graphs.denoiser, options)?;
-        let [l, ..] = interface.label();
-        expect(
-            "denoiser",
-            denoiser.inputs(),
-            &[
-                ("x", &[0, l, h, w]),
-                ("t", &[0]),
-                ("condition", &[0, interface.features, h, w]),
-                ("z", &[0, interface.latent]),
-            ],
-        )?;
-        expect("denoiser", denoiser.outputs(), &[("x0", &[0, l, h, w])])?;
+    pub(super) fn make(
+        making: Making<'_>,
+        graphs: &Graphs,
+        interface: Interface,
+    ) -> Result<Self, EngineError> {
+        let Interface { image: [c, h, w], features, latent, .. } = interface;
+        let ([l, ..], most) = (interface.label(), interface.batch());
+        let image: [(&str, &[usize]); 1] = [("image", &[c, h, w])];
+        let condition = making.session("condition", &graphs.condition, &image, most)?;
+        expect("condition", condition.inputs(), &image)?;
+        expect("condition", condition.outputs(), &[("condition", &[features, h, w])])?;
+
+        let inputs: [(&str, &[usize]); 4] =
+            [("x", &[l, h, w]), ("t", &[]), ("condition", &[features, h, w]), ("z", &[latent])];
+        let denoiser = making.session("denoiser", &graphs.denoiser, &inputs, most)?;
+        expect("denoiser", denoiser.inputs(), &inputs)?;
+        expect("denoiser", denoiser.outputs(), &[("x0", &[l, h, w])])?;
         let buffers = || {
-            let staging = Staging::new(&denoiser, options.provider, options.device)?;
+            let Options { provider, device, .. } = *making.options;
+            let staging = Staging::new(&denoiser, provider, device)?;
             let shared = staging.guide(interface, 1)?;
             Ok((staging, shared))
         };
         let (staging, shared) = buffers().map_err(failed("denoiser"))?;
         let bound = Vec::with_capacity(SHAPES);
         Ok(Self { condition, denoiser, interface, staging, shared, guides: 1, bound })
+    }
+
+    /// One step on zeros, then what the sessions recorded of their nodes: the files that they wrote, by graph.
+    pub(super) fn profile(mut self) -> Result<[(&'static str, PathBuf); 2], EngineError> {
+        let Interface { image: [c, h, w], latent, .. } = self.interface;
+        let features = self.condition(Array4::zeros((1, c, h, w)).view())?;
+        self.guide(features.view(), &[0])?;
+        let x = Array4::zeros((1, self.interface.label_channels, h, w));
+        let mut x0 = x.clone();
+        self.denoise(0, x.view(), Array2::zeros((1, latent)).view(), x0.view_mut())?;
+        let end = |graph, session: &mut Session| {
+            let written = session.end_profiling().map_err(failed(graph))?;
+            Ok((graph, PathBuf::from(written)))
+        };
+        Ok([end("condition", &mut self.condition)?, end("denoiser", &mut self.denoiser)?])
     }
 
     #[must_use]
@@ -183,7 +215,7 @@ impl Literal {
     /// # Errors
     /// If the graph does not load.
     pub fn load(runtime: &Runtime, graph: &[u8], options: &Options) -> Result<Self, EngineError> {
-        Ok(Self { session: session(runtime, "generator", graph, options)? })
+        Ok(Self { session: Making::new(runtime, options).session("generator", graph, &[], 1)? })
     }
 
     /// x_0 [B, L, H, W] from x, images [B, C, H, W] and latents [B, nz].
@@ -224,7 +256,7 @@ impl Product {
     /// # Errors
     /// If the graph, `y` = `a` @ `b`, does not load.
     pub fn load(runtime: &Runtime, graph: &[u8], options: &Options) -> Result<Self, EngineError> {
-        Ok(Self { session: session(runtime, "product", graph, options)? })
+        Ok(Self { session: Making::new(runtime, options).session("product", graph, &[], 1)? })
     }
 
     /// # Errors

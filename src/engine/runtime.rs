@@ -5,7 +5,7 @@ use std::{
 
 use ort::environment::Environment;
 
-use super::{EngineError, GraphCache};
+use super::EngineError;
 
 /// What the library is for: the training build is another library than the inference one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub struct Runtime {
     pub path: PathBuf,
     /// What the library says of its own build.
     pub build: &'static str,
-    /// Where sessions keep their optimised graphs, if anywhere.
-    pub cache: Option<GraphCache>,
+    /// Where what is built for this machine is kept from start to start, if anywhere: engines of TensorRT.
+    pub cache: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -67,11 +67,10 @@ impl Runtime {
         Err(no_library(purpose, &looked))
     }
 
-    /// The same library, whose sessions keep their optimised graphs in `cache`.
+    /// With another folder for what is built for this machine.
     #[must_use]
-    pub fn with_cache(&self, cache: Option<GraphCache>) -> Self {
-        let Self { environment, path, build, .. } = self;
-        Self { environment: environment.clone(), path: path.clone(), build, cache }
+    pub fn with_cache(self, cache: Option<PathBuf>) -> Self {
+        Self { cache: cache.or(self.cache), ..self }
     }
 
     /// Whether the library was built with an execution provider; its own libraries may still be missing.
@@ -106,8 +105,16 @@ impl Runtime {
             looked.push(format!("{}: a build without the training API", path.display()));
             return Err(no_library(purpose, &looked));
         }
-        Ok(Self { environment, path, build: ort::info(), cache: None })
+        Ok(Self { environment, path, build: ort::info(), cache: default_cache() })
     }
+}
+
+/// The folder that the service manager gives (`CacheDirectory=`), else the user's own.
+fn default_cache() -> Option<PathBuf> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("CACHE_DIRECTORY")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("cdal")))
+        .or_else(|| variable("HOME").map(|home| home.join(".cache/cdal")))
 }
 
 fn no_library(purpose: Purpose, looked: &[String]) -> EngineError {

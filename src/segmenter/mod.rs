@@ -6,6 +6,7 @@
 
 mod conditioned;
 mod golden;
+mod preview;
 mod recorded;
 mod vote;
 
@@ -18,13 +19,17 @@ use std::{
 use serde::Serialize;
 
 pub use conditioned::Conditioned;
+pub use preview::Preview;
 pub use recorded::RecordedNoise;
 use vote::Election;
 
 use crate::{
     bundle::{Bundle, BundleError, Manifest, prepare},
     domain::{Provenance, Segmentation, Volume},
-    engine::{Device, EngineError, Generator, Graphs, Interface, Options, Runtime},
+    engine::{
+        Device, EngineError, Engines, Generator, Graphs, Interface, Options, Provider, Runtime,
+        Serving, Standby,
+    },
     sampler::{Noise, Philox, Stopping},
 };
 
@@ -58,6 +63,8 @@ pub struct Request {
     pub seed: u64,
     /// Noise recorded elsewhere, in place of the seed's.
     pub noise: Option<Arc<RecordedNoise>>,
+    /// Sees the mask grow.
+    pub preview: Option<Preview>,
 }
 
 /// A segmentation and what it took.
@@ -121,7 +128,7 @@ impl Stages {
 #[derive(Debug)]
 pub struct Segmenter {
     bundle: Arc<Bundle>,
-    device: Device<Generator>,
+    device: Standby<Generator>,
 }
 
 impl Segmenter {
@@ -135,16 +142,12 @@ impl Segmenter {
         options: Options,
     ) -> Result<Self, SegmenterError> {
         let bundle = Arc::new(bundle);
-        let owned = Arc::clone(&bundle);
-        let device = Device::start(move || {
-            let graphs =
-                Graphs { condition: owned.condition.clone(), denoiser: owned.denoiser.clone() };
-            Generator::load(&runtime, &graphs, interface(&owned.manifest), &options)
-        })?;
-        Ok(Self { bundle, device })
+        let device = start(&runtime, &bundle, options)?;
+        Ok(Self { bundle, device: Standby::settled(device, options.provider) })
     }
 
-    /// Opens the bundle in `folder`, loads it and runs its golden case.
+    /// Opens the bundle in `folder`, loads it and runs its golden case. TensorRT's engines are built first where they are
+    /// not there yet, which takes minutes.
     ///
     /// # Errors
     /// As [`Bundle::open`] and [`Segmenter::load`], or if the golden case comes out differently.
@@ -153,9 +156,49 @@ impl Segmenter {
         folder: &Path,
         options: Options,
     ) -> Result<Self, SegmenterError> {
-        let segmenter = Self::load(runtime, Bundle::open(folder)?, options)?;
-        segmenter.check_golden()?;
-        Ok(segmenter)
+        let bundle = Arc::new(Bundle::open(folder)?);
+        let device = build(&runtime, &bundle, options)?;
+        Ok(Self { bundle, device: Standby::settled(device, options.provider) })
+    }
+
+    /// As [`Segmenter::open`], but ready at once: where TensorRT's engines must be built first, CUDA serves until they are
+    /// and have given the golden case. [`Segmenter::serving`] tells how that stands.
+    ///
+    /// # Errors
+    /// As [`Segmenter::open`].
+    pub fn open_at_once(
+        runtime: Arc<Runtime>,
+        folder: &Path,
+        options: Options,
+    ) -> Result<Self, SegmenterError> {
+        let is_built =
+            |engines: Option<Engines>| engines.is_some_and(|engines| engines.are_whole());
+        let bundle = Arc::new(Bundle::open(folder)?);
+        let wanted = options.provider;
+        if wanted != Provider::TensorRt || is_built(engines(&runtime, &bundle, &options)) {
+            let device = build(&runtime, &bundle, options)?;
+            return Ok(Self { bundle, device: Standby::settled(device, wanted) });
+        }
+        let interim = Options { provider: Provider::Cuda, ..options };
+        let device = build(&runtime, &bundle, interim)?;
+        let of = Arc::clone(&bundle);
+        let work = move || build(&runtime, &of, options).map_err(|error| error.to_string());
+        let device = Standby::building(device, interim.provider, wanted, work)?;
+        Ok(Self { bundle, device })
+    }
+
+    /// Runs the bundle's golden case: recorded image and noise must give the recorded mean of votes.
+    ///
+    /// # Errors
+    /// [`SegmenterError::Golden`] with the difference, or the engine's error.
+    pub fn check_golden(&self) -> Result<f32, SegmenterError> {
+        golden::prove(&self.bundle, &self.device.current())
+    }
+
+    /// Who runs the graphs, and whether that is to change.
+    #[must_use]
+    pub fn serving(&self) -> Serving {
+        self.device.serving()
     }
 
     #[must_use]
@@ -198,6 +241,7 @@ impl Segmenter {
                 votes,
                 stopping: request.stopping,
                 deadline: request.deadline.map(|deadline| started + deadline),
+                preview: request.preview.as_ref(),
             };
             election.run(generator)
         })??;
@@ -232,6 +276,51 @@ impl Segmenter {
     ) -> Result<R, EngineError> {
         self.device.run(work)
     }
+}
+
+/// The two graphs of a bundle.
+#[must_use]
+pub fn graphs(bundle: &Bundle) -> Graphs {
+    Graphs { condition: bundle.condition.clone(), denoiser: bundle.denoiser.clone() }
+}
+
+fn engines(runtime: &Runtime, bundle: &Bundle, options: &Options) -> Option<Engines> {
+    Engines::of(runtime, &graphs(bundle), options)
+}
+
+/// Loads the graphs on a thread of their own.
+fn start(
+    runtime: &Arc<Runtime>,
+    bundle: &Arc<Bundle>,
+    options: Options,
+) -> Result<Device<Generator>, SegmenterError> {
+    let (runtime, bundle) = (Arc::clone(runtime), Arc::clone(bundle));
+    Device::start(move || {
+        let load =
+            Generator::load(&runtime, &graphs(&bundle), interface(&bundle.manifest), &options);
+        load.map_err(SegmenterError::from)
+    })
+}
+
+/// Loads the graphs and runs the golden case. Engines that this had to build are kept for the next start.
+fn build(
+    runtime: &Arc<Runtime>,
+    bundle: &Arc<Bundle>,
+    options: Options,
+) -> Result<Device<Generator>, SegmenterError> {
+    let to_build = engines(runtime, bundle, &options).filter(|engines| !engines.are_whole());
+    let unkept = |error: &dyn std::fmt::Display| {
+        tracing::warn!(%error, "engines are not kept; the next start builds them again");
+    };
+    if let Some(Err(error)) = to_build.as_ref().map(Engines::clear) {
+        unkept(&error);
+    }
+    let device = start(runtime, bundle, options)?;
+    golden::prove(bundle, &device)?;
+    if let Some(Err(error)) = to_build.as_ref().map(Engines::seal) {
+        unkept(&error);
+    }
+    Ok(device)
 }
 
 /// Shapes that the graphs of a bundle must have.

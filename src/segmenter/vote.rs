@@ -4,17 +4,14 @@ use std::time::{Duration, Instant};
 
 use ndarray::{Array3, ArrayView4, Axis, Zip};
 
-use super::{Conditioned, Ending, Outcome, SegmenterError, Stages, interface};
+use super::{Conditioned, Ending, Outcome, Preview, SegmenterError, Stages, interface};
 use crate::{
     bundle::{Assembly, Crop, Decision, Manifest, Polarity, Prepared, Rounding},
-    engine::Generator,
+    engine::{BATCH_PIXELS, Generator},
     sampler::{Agreement, Ballot, Noise, Sampler, Schedule, Shape, Stopping, Tally, reachable},
 };
 
-/// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
-/// that activations stay near the cache.
-const BATCH_PIXELS: usize = 32 * 1024;
-/// Of those, what a round of an early ending takes at least: one vote more where little is left to decide would leave
+/// Of the pixels of a batch, what a round of an early ending takes at least: one vote more where little is left to decide would leave
 /// cores idle.
 const ROUND_PIXELS: usize = BATCH_PIXELS / 8;
 /// Values of condition features that are held at once (256 MiB); at least one crop's.
@@ -30,6 +27,7 @@ pub(super) struct Election<'a> {
     pub stopping: Stopping,
     /// When the mask must be there, as well as it can be by then.
     pub deadline: Option<Instant>,
+    pub preview: Option<&'a Preview>,
 }
 
 /// What is known of the case so far: its means, and the least and the most they can still become.
@@ -61,7 +59,8 @@ impl Election<'_> {
         let Self { manifest, prepared, .. } = self;
         let shape = self.shape();
         let pixels = shape.label[1] * shape.label[2];
-        let (batch, least) = ((BATCH_PIXELS / pixels).max(1), (ROUND_PIXELS / pixels).max(1));
+        let batch = interface(manifest).batch();
+        let least = (ROUND_PIXELS / pixels).max(1);
         let held = (HELD_FEATURES / (manifest.network.features * pixels)).max(1);
         let mut stages =
             Stages { steps: vec![Duration::ZERO; self.schedule.steps()], ..Stages::default() };
@@ -95,6 +94,16 @@ impl Election<'_> {
                 Some(_) => 1,
                 None => self.stopping.first_votes(self.votes),
             };
+            let mut preview = self.preview;
+            // With a deadline, rounds are small as it is.
+            if let (Some(shown), None) = (preview, due) {
+                let steps = &mut stages.steps;
+                if !self.draw_in_sight(shown, &mut machine, &mut booths, more, &standing, steps)? {
+                    preview = None;
+                }
+                open = self.still_open(&booths, &standing, &mut forecast);
+                more = (least / open.len().max(1)).max(1);
+            }
             while !open.is_empty() {
                 let round = Instant::now();
                 let steps = &mut stages.steps;
@@ -107,6 +116,9 @@ impl Election<'_> {
                     break;
                 }
                 more = (least / open.len().max(1)).max(1);
+                if let Some(preview) = preview.filter(|_| !open.is_empty()) {
+                    self.show(preview, &standing, &booths);
+                }
             }
             stages.denoise += started.elapsed();
 
@@ -178,6 +190,45 @@ impl Election<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Draws the first `votes` at every booth, and shows the mask after 1, 2, 4, 8… of them; `false` if the rest takes too
+    /// little time for that.
+    fn draw_in_sight(
+        &self,
+        preview: &Preview,
+        machine: &mut Machine<'_, '_>,
+        booths: &mut [Booth],
+        votes: usize,
+        standing: &Standing,
+        steps: &mut [Duration],
+    ) -> Result<bool, SegmenterError> {
+        let open: Vec<usize> = (0..booths.len()).collect();
+        let (started, mut drawn) = (Instant::now(), 0);
+        while drawn < votes {
+            let more = drawn.clamp(1, votes - drawn);
+            self.round(machine, booths, &open, more, steps)?;
+            drawn += more;
+            let rest = started.elapsed() / drawn as u32 * (self.votes - drawn) as u32;
+            if drawn == 1 && rest < preview.worth {
+                self.round(machine, booths, &open, votes - drawn, steps)?;
+                return Ok(false);
+            }
+            if drawn < self.votes {
+                self.show(preview, standing, booths);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Shows what is known so far: of a case that is sampled in parts, the parts before and this one.
+    fn show(&self, preview: &Preview, standing: &Standing, booths: &[Booth]) {
+        let mut now = standing.now.clone();
+        for Booth { crop, tally, .. } in booths {
+            now.add(*crop, tally.mean().view(), tally.mask().view());
+        }
+        let votes = booths.iter().map(|booth| booth.tally.votes()).min().unwrap_or(0);
+        preview.show(now.finish(self.manifest, &self.prepared.grid), votes);
     }
 
     /// The booths whose further votes could matter.
