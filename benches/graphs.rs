@@ -14,6 +14,7 @@ use std::{
     time::Instant,
 };
 
+use cdal::domain::Precision;
 use cdal::engine::{Generator, Graphs, Interface, Options, Product, Purpose, Runtime};
 use ndarray::{Array2, Array4};
 
@@ -41,7 +42,11 @@ fn main() {
     let (size, features, latent) = (number("size"), number("features"), number("latent"));
     let interface = Interface { image: [1, size, size], label_channels: 1, features, latent };
     let load = |denoiser: &str| {
-        let graphs = Graphs { condition: read("condition.onnx"), denoiser: read(denoiser) };
+        let graphs = Graphs {
+            condition: read("condition.onnx"),
+            denoiser: read(denoiser),
+            precision: Precision::Fp32,
+        };
         Generator::load(&runtime, &graphs, interface, &options).expect("the graphs load")
     };
     let mut ways = WAYS.map(|(name, _)| load(&format!("{name}.onnx")));

@@ -170,6 +170,7 @@ pub(super) mod tests {
             stop: "never".into(),
             provider: "cpu".into(),
             threads: None,
+            precision: None,
             nodes: Vec::new(),
         };
         let sample = |uniform| {

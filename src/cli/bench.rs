@@ -78,7 +78,7 @@ struct RunArgs {
     /// Time-steps after which a sample ends; all of the model's by default
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     steps: Option<u16>,
-    /// Measure several values in turns: bundle, votes, steps, stop, provider or threads; may be given again
+    /// Measure several values in turns: bundle, votes, steps, stop, provider, threads or precision; may be given again
     #[arg(long, value_name = "KEY=A,B", conflicts_with = "rate")]
     sweep: Vec<Sweep>,
     /// Pause before each of three more cases; 0s leaves them out
@@ -243,6 +243,7 @@ impl Common {
         add("bundle", self.bundle.display().to_string());
         add("stop", self.stop.to_string());
         add("provider", self.engine.options().provider.name().to_owned());
+        add("precision", format!("{:?}", self.engine.precision).to_lowercase());
         if let Some(votes) = self.votes {
             add("votes", votes.to_string());
         }

@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
+use crate::domain::PrecisionChoice;
 use crate::engine::{EngineError, Options, Provider};
 use crate::segmenter::SegmenterError;
 use crate::train::TrainError;
@@ -92,6 +93,17 @@ struct EngineArgs {
     /// Let the CPU run what the GPU's provider cannot, in place of refusing the model
     #[arg(long)]
     allow_cpu_nodes: bool,
+    /// Of the denoiser: the fastest that the bundle holds, or one of them
+    #[arg(long, value_enum, default_value_t = PrecisionArg::Auto)]
+    precision: PrecisionArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PrecisionArg {
+    Auto,
+    Fp32,
+    Fp16,
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,6 +125,12 @@ impl EngineArgs {
             device: 0,
             intra_threads: self.threads.map(usize::from),
             allow_cpu_nodes: self.allow_cpu_nodes,
+            precision: match self.precision {
+                PrecisionArg::Auto => PrecisionChoice::Auto,
+                PrecisionArg::Fp32 => PrecisionChoice::Fp32,
+                PrecisionArg::Fp16 => PrecisionChoice::Fp16,
+                PrecisionArg::Int8 => PrecisionChoice::Int8,
+            },
         }
     }
 }

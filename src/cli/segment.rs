@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{EngineArgs, ExitStatus};
 use crate::{
     codec::{self, Case, Source, mask_png, nifti, overlay, seg},
-    domain::Segmentation,
+    domain::{Precision, Segmentation},
     durable::{write_together, write_whole},
     engine::{Purpose, Runtime},
     sampler::Stopping,
@@ -77,6 +77,8 @@ struct Report<'a> {
     shape: &'a [usize],
     votes: usize,
     ending: Ending,
+    /// Of the denoiser.
+    precision: Precision,
     /// Voxels of each label.
     voxels: Vec<usize>,
     milliseconds: Milliseconds,
@@ -241,6 +243,7 @@ fn report(
         shape: mask.shape(),
         votes: outcome.votes,
         ending: outcome.ending,
+        precision: outcome.precision,
         voxels: (1..=labels)
             .map(|label| mask.iter().filter(|&&value| usize::from(value) == label).count())
             .collect(),

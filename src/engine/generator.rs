@@ -8,6 +8,7 @@ use super::{
     bound::{Bound, Guide, Staging},
     session::{Making, expect},
 };
+use crate::domain::Precision;
 
 /// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
 /// that activations stay near the cache.
@@ -21,6 +22,8 @@ const SHAPES: usize = 8;
 pub struct Graphs {
     pub condition: Vec<u8>,
     pub denoiser: Vec<u8>,
+    /// Of the denoiser.
+    pub precision: Precision,
 }
 
 /// Shapes that the graphs must have, without the batch dimension.
@@ -56,6 +59,7 @@ pub struct Generator {
     condition: Session,
     denoiser: Session,
     interface: Interface,
+    precision: Precision,
     staging: Staging,
     /// Features of the one image that a batch is about.
     shared: Guide,
@@ -104,7 +108,8 @@ impl Generator {
         };
         let (staging, shared) = buffers().map_err(failed("denoiser"))?;
         let bound = Vec::with_capacity(SHAPES);
-        Ok(Self { condition, denoiser, interface, staging, shared, guides: 1, bound })
+        let precision = graphs.precision;
+        Ok(Self { condition, denoiser, interface, precision, staging, shared, guides: 1, bound })
     }
 
     /// One step on zeros, then what the sessions recorded of their nodes: the files that they wrote, by graph.
@@ -125,6 +130,11 @@ impl Generator {
     #[must_use]
     pub fn interface(&self) -> Interface {
         self.interface
+    }
+
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Condition features [N, nf, H, W] of images [N, C, H, W].

@@ -10,6 +10,7 @@ use ort::{
 use serde::Deserialize;
 
 use super::{EngineError, Engines, Runtime, operators};
+use crate::domain::PrecisionChoice;
 
 /// Who runs the graphs. Asking for a GPU never ends on the CPU unsaid: a provider that cannot start is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
@@ -42,6 +43,7 @@ pub struct Options {
     pub intra_threads: Option<usize>,
     /// Whether the CPU may run what a GPU's provider cannot; else such a graph is refused.
     pub allow_cpu_nodes: bool,
+    pub precision: PrecisionChoice,
 }
 
 /// What a session is made of.

@@ -4,6 +4,7 @@
 //! once and shared by all votes and steps. The result depends on the case, the bundle, the seed and the
 //! number of votes alone, never on batch sizes or threads. Called by `cli`, `daemon` and the benchmarks.
 
+mod choose;
 mod conditioned;
 mod golden;
 mod preview;
@@ -25,10 +26,10 @@ use vote::Election;
 
 use crate::{
     bundle::{Bundle, BundleError, Manifest, prepare},
-    domain::{Provenance, Segmentation, Volume},
+    domain::{Precision, Provenance, Segmentation, Volume},
     engine::{
-        Device, EngineError, Engines, Generator, Graphs, Interface, Options, Provider, Runtime,
-        Serving, Standby,
+        EngineError, Engines, Generator, Graphs, Interface, Options, Provider, Runtime, Serving,
+        Standby,
     },
     sampler::{Noise, Philox, Stopping},
 };
@@ -46,6 +47,10 @@ pub enum SegmenterError {
         "the golden case of {bundle} came out {difference:.2e} away from its record, {tolerance:.0e} is allowed; the bundle and this runtime do not belong together"
     )]
     Golden { bundle: String, difference: f32, tolerance: f32 },
+    #[error(
+        "{bundle} has no denoiser in {asked} that may be used; make one with `python -m cdal_onnx quantize`, or choose precision = \"auto\""
+    )]
+    Precision { bundle: String, asked: String },
 }
 
 /// What is asked of the sampler for one case.
@@ -74,6 +79,8 @@ pub struct Outcome {
     /// Votes that were asked for; fewer may have been drawn.
     pub votes: usize,
     pub ending: Ending,
+    /// Of the denoiser that drew the votes.
+    pub precision: Precision,
     /// Evaluations of the denoiser for one vote.
     pub steps: usize,
     pub stages: Stages,
@@ -142,7 +149,7 @@ impl Segmenter {
         options: Options,
     ) -> Result<Self, SegmenterError> {
         let bundle = Arc::new(bundle);
-        let device = start(&runtime, &bundle, options)?;
+        let device = choose::start(&runtime, &bundle, graphs(&bundle), options)?;
         Ok(Self { bundle, device: Standby::settled(device, options.provider) })
     }
 
@@ -157,7 +164,7 @@ impl Segmenter {
         options: Options,
     ) -> Result<Self, SegmenterError> {
         let bundle = Arc::new(Bundle::open(folder)?);
-        let device = build(&runtime, &bundle, options)?;
+        let device = choose::fastest(&runtime, &bundle, options)?;
         Ok(Self { bundle, device: Standby::settled(device, options.provider) })
     }
 
@@ -175,14 +182,17 @@ impl Segmenter {
             |engines: Option<Engines>| engines.is_some_and(|engines| engines.are_whole());
         let bundle = Arc::new(Bundle::open(folder)?);
         let wanted = options.provider;
-        if wanted != Provider::TensorRt || is_built(engines(&runtime, &bundle, &options)) {
-            let device = build(&runtime, &bundle, options)?;
+        if wanted != Provider::TensorRt
+            || is_built(Engines::of(&runtime, &graphs(&bundle), &options))
+        {
+            let device = choose::fastest(&runtime, &bundle, options)?;
             return Ok(Self { bundle, device: Standby::settled(device, wanted) });
         }
         let interim = Options { provider: Provider::Cuda, ..options };
-        let device = build(&runtime, &bundle, interim)?;
+        let device = choose::fastest(&runtime, &bundle, interim)?;
         let of = Arc::clone(&bundle);
-        let work = move || build(&runtime, &of, options).map_err(|error| error.to_string());
+        let work =
+            move || choose::fastest(&runtime, &of, options).map_err(|error| error.to_string());
         let device = Standby::building(device, interim.provider, wanted, work)?;
         Ok(Self { bundle, device })
     }
@@ -192,7 +202,36 @@ impl Segmenter {
     /// # Errors
     /// [`SegmenterError::Golden`] with the difference, or the engine's error.
     pub fn check_golden(&self) -> Result<f32, SegmenterError> {
-        golden::prove(&self.bundle, &self.device.current())
+        let precision = self.precision()?;
+        let device = self.device.current();
+        match self.bundle.manifest.variants.iter().find(|v| v.precision == precision) {
+            Some(variant) => golden::prove_variant(&self.bundle, variant, &device),
+            None => golden::prove(&self.bundle, &device),
+        }
+    }
+
+    /// Of the denoiser that runs.
+    ///
+    /// # Errors
+    /// If the device's thread has ended.
+    pub fn precision(&self) -> Result<Precision, SegmenterError> {
+        Ok(self.device.run(|generator| generator.precision())?)
+    }
+
+    /// The graphs that run.
+    ///
+    /// # Errors
+    /// If the device's thread has ended, or the bundle's folder has changed since.
+    pub fn graphs(&self) -> Result<Graphs, SegmenterError> {
+        let precision = self.precision()?;
+        let variant = self.bundle.manifest.variants.iter().find(|v| v.precision == precision);
+        Ok(match variant {
+            Some(variant) => {
+                let denoiser = self.bundle.variant(variant)?;
+                Graphs { denoiser, precision, ..graphs(&self.bundle) }
+            }
+            None => graphs(&self.bundle),
+        })
     }
 
     /// Who runs the graphs, and whether that is to change.
@@ -257,6 +296,7 @@ impl Segmenter {
             model: manifest.name.clone(),
             model_version: manifest.version.clone(),
             model_digest: self.bundle.digest.clone(),
+            precision: outcome.precision,
             steps: outcome.steps,
             votes: outcome.votes,
             ending: outcome.ending.to_string(),
@@ -278,49 +318,14 @@ impl Segmenter {
     }
 }
 
-/// The two graphs of a bundle.
+/// The two canonical graphs of a bundle.
 #[must_use]
 pub fn graphs(bundle: &Bundle) -> Graphs {
-    Graphs { condition: bundle.condition.clone(), denoiser: bundle.denoiser.clone() }
-}
-
-fn engines(runtime: &Runtime, bundle: &Bundle, options: &Options) -> Option<Engines> {
-    Engines::of(runtime, &graphs(bundle), options)
-}
-
-/// Loads the graphs on a thread of their own.
-fn start(
-    runtime: &Arc<Runtime>,
-    bundle: &Arc<Bundle>,
-    options: Options,
-) -> Result<Device<Generator>, SegmenterError> {
-    let (runtime, bundle) = (Arc::clone(runtime), Arc::clone(bundle));
-    Device::start(move || {
-        let load =
-            Generator::load(&runtime, &graphs(&bundle), interface(&bundle.manifest), &options);
-        load.map_err(SegmenterError::from)
-    })
-}
-
-/// Loads the graphs and runs the golden case. Engines that this had to build are kept for the next start.
-fn build(
-    runtime: &Arc<Runtime>,
-    bundle: &Arc<Bundle>,
-    options: Options,
-) -> Result<Device<Generator>, SegmenterError> {
-    let to_build = engines(runtime, bundle, &options).filter(|engines| !engines.are_whole());
-    let unkept = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "engines are not kept; the next start builds them again");
-    };
-    if let Some(Err(error)) = to_build.as_ref().map(Engines::clear) {
-        unkept(&error);
+    Graphs {
+        condition: bundle.condition.clone(),
+        denoiser: bundle.denoiser.clone(),
+        precision: Precision::Fp32,
     }
-    let device = start(runtime, bundle, options)?;
-    golden::prove(bundle, &device)?;
-    if let Some(Err(error)) = to_build.as_ref().map(Engines::seal) {
-        unkept(&error);
-    }
-    Ok(device)
 }
 
 /// Shapes that the graphs of a bundle must have.

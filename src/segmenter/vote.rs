@@ -73,6 +73,7 @@ impl Election<'_> {
         for (number, sample) in prepared.samples.iter().enumerate() {
             samples_of[sample.crop].push(number);
         }
+        let precision = generator.precision();
         for (chunk, crops) in prepared.crops.chunks(held).enumerate() {
             let first = chunk * held;
             let started = Instant::now();
@@ -141,7 +142,7 @@ impl Election<'_> {
         };
         stages.assemble += started.elapsed();
         let steps = self.schedule.steps() - self.schedule.end;
-        Ok(Outcome { segmentation, votes: self.votes, ending, steps, stages })
+        Ok(Outcome { segmentation, votes: self.votes, ending, precision, steps, stages })
     }
 
     /// When the crops from `first` on must be done so that the last of the case are done in time.

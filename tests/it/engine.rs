@@ -1,19 +1,20 @@
 //! What the engine tells of itself, and the mask while it grows.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use cdal::{
-    domain::Volume,
+    domain::{Precision, PrecisionChoice, Volume},
     engine::{Options, Progress, Provider},
     phantom::phantom,
     segmenter::{Preview, Request, Segmenter},
 };
 use ndarray::{Array3, s};
 
-use crate::project::{cdal, root, runtime, said};
+use crate::project::{cdal, cdal_onnx, root, runtime, said};
 
 /// A few slices of a phantom.
 fn volume() -> Volume {
@@ -111,4 +112,67 @@ fn a_check_names_who_ran_every_node() {
         );
         assert!(line.contains(" Conv") && line.contains("GroupNorm"), "{line}");
     }
+}
+
+/// A bundle with an int8 denoiser beside the canonical one.
+fn quantised(folder: &Path) -> PathBuf {
+    let series = folder.join("series");
+    let made = cdal(&["phantom", "--out", series.to_str().unwrap(), "--seed", "11"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let [crops, bundle] = ["crops.safetensors", "int8"].map(|name| folder.join(name));
+    let case = series.join("images/phantom-00011");
+    let (crops, case) = (crops.to_str().unwrap(), case.to_str().unwrap());
+    let taken = cdal(&["bundle", "crops", "onnx/phantom", "--out", crops, "--each", "6", case]);
+    assert!(taken.status.success(), "{}", said(&taken));
+    let of = root().join("onnx/phantom");
+    let (of, out) = (of.to_str().unwrap(), bundle.to_str().unwrap());
+    let ask = ["quantize", "--bundle", of, "--crops", crops, "--votes", "2", "--out", out];
+    cdal_onnx(&[&ask[..], &["--least-dice", "0.95"]].concat());
+    bundle
+}
+
+#[test]
+fn a_variant_is_used_where_it_proves_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = quantised(folder.path());
+    let of = |precision| Options { precision, ..Options::default() };
+    let volume = volume();
+    let request = Request { votes: Some(3), ..Request::default() };
+    let segment = |choice| {
+        let segmenter = Segmenter::open(runtime(), &bundle, of(choice)).unwrap();
+        segmenter.check_golden().unwrap();
+        let outcome = segmenter.segment(&volume, &request).unwrap();
+        let provenance = segmenter.provenance(&outcome, 0, "");
+        assert_eq!(provenance.precision, outcome.precision);
+        outcome
+    };
+    let [exact, quick] = [PrecisionChoice::Fp32, PrecisionChoice::Int8].map(segment);
+    assert_eq!((exact.precision, quick.precision), (Precision::Fp32, Precision::Int8));
+    assert_ne!(exact.segmentation.agreement, quick.segmentation.agreement);
+    let marked = |mask: &Array3<u8>| mask.iter().filter(|&&value| value > 0).count();
+    let pairs = exact.segmentation.mask.iter().zip(&quick.segmentation.mask);
+    let both = pairs.filter(|&(&a, &b)| a > 0 && a == b).count();
+    let sum = marked(&exact.segmentation.mask) + marked(&quick.segmentation.mask);
+    assert!(2 * both >= sum * 9 / 10, "{both} of {sum}");
+    // Which of them is faster is this machine's affair; either is one of the two.
+    let auto = segment(PrecisionChoice::Auto);
+    let same = if auto.precision == Precision::Int8 { &quick } else { &exact };
+    assert_eq!(auto.segmentation, same.segmentation);
+
+    let missing = Segmenter::open(runtime(), &bundle, of(PrecisionChoice::Fp16));
+    let said = missing.unwrap_err().to_string();
+    assert!(said.contains("no denoiser in fp16"), "{said}");
+
+    // One that is not what was admitted is an error where it was asked for, and left out where it was not.
+    let manifest = bundle.join("bundle.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let rms = text.lines().find(|line| line.starts_with("golden_rms")).unwrap();
+    std::fs::write(&manifest, text.replace(rms, "golden_rms = 0.0")).unwrap();
+    let refused = Segmenter::open(runtime(), &bundle, of(PrecisionChoice::Int8));
+    assert!(refused.unwrap_err().to_string().contains("in int8 came out"));
+    let auto = Segmenter::open(runtime(), &bundle, of(PrecisionChoice::Auto)).unwrap();
+    assert_eq!(auto.precision().unwrap(), Precision::Fp32);
+    std::fs::write(bundle.join("denoiser.int8.onnx"), b"other").unwrap();
+    let refused = Segmenter::open(runtime(), &bundle, of(PrecisionChoice::Int8));
+    assert!(refused.unwrap_err().to_string().contains("SHA-256"));
 }
