@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use cdal::{
 };
 use ndarray::{Array3, s};
 
-use crate::project::{cdal, cdal_onnx, root, runtime, said};
+use crate::project::{cdal, cdal_onnx, python, root, runtime, said};
 
 /// A few slices of a phantom.
 fn volume() -> Volume {
@@ -127,6 +128,15 @@ fn quantised(folder: &Path) -> PathBuf {
     let of = root().join("onnx/phantom");
     let (of, out) = (of.to_str().unwrap(), bundle.to_str().unwrap());
     let ask = ["quantize", "--bundle", of, "--crops", crops, "--votes", "2", "--out", out];
+    let output = Command::new(python())
+        .args(["-m", "cdal_onnx"])
+        .args(ask)
+        .args(["--least-dice", "1.01"])
+        .env("PYTHONPATH", root().join("onnx"))
+        .output()
+        .unwrap();
+    assert!(!output.status.success() && !bundle.exists());
+    assert!(said(&output).contains("asked are 1.01; not written"), "{}", said(&output));
     cdal_onnx(&[&ask[..], &["--least-dice", "0.95"]].concat());
     bundle
 }
