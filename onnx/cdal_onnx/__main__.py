@@ -55,6 +55,7 @@ def main() -> int:
     initial = commands.add_parser("initial", help="write drawn weights of an untrained generator")
     initial.add_argument("--parameters", required=True, type=Path, help="parameters.json of the network")
     initial.add_argument("--seed", type=int, default=0)
+    initial.add_argument("--scale", action="append", default=[], metavar="KEY=FACTOR", help="enlarge one of the tensors; repeatable")
     initial.add_argument("--out", required=True, type=Path, help="a .safetensors file")
 
     quantize = commands.add_parser("quantize", help="copy a bundle with an int8 denoiser beside the canonical one")
@@ -130,11 +131,16 @@ def _literal(a: argparse.Namespace) -> int:
 
 
 def _initial(a: argparse.Namespace) -> int:
+    import numpy as np
     from safetensors.numpy import save_file
 
     from . import generator, graph, initial, parameters
 
     drawn = generator.generator_graph(graph.InferenceGraph({}, initial.initialiser(a.seed)), parameters.load(a.parameters))
+    for key, factor in (item.split("=") for item in a.scale):
+        if key not in drawn.state:
+            raise Refused(f"--scale {key}={factor}: the network has no tensor of that name")
+        drawn.state[key] = drawn.state[key] * np.float32(factor)
     save_file(drawn.state, a.out)
     print(a.out)
     return 0

@@ -7,6 +7,7 @@ mod bundle;
 mod config;
 mod doctor;
 mod eval;
+mod fleet;
 mod phantom;
 mod segment;
 pub mod serve;
@@ -58,6 +59,8 @@ pub enum Command {
     Phantom(phantom::Args),
     /// Check and show configuration files
     Config(config::Args),
+    /// Releases for many devices: collect their reports, watch, pause and resume
+    Fleet(fleet::Args),
     /// Look at what this machine has: runtime, devices, clock, disk, ports, peers
     Doctor(doctor::Args),
 }
@@ -159,6 +162,7 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         Command::Bundle(args) => bundle::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Config(args) => config::run(args),
+        Command::Fleet(args) => fleet::run(args),
         Command::Doctor(args) => doctor::run(&args),
     };
     // The panic's own message is on stderr already.

@@ -7,7 +7,7 @@
 //! Off unless `http.listen` is set. Beyond the loopback interface it needs TLS, and tokens or client certificates.
 //! The routes stand in one table, `routes`; `openapi.json` describes them, and a test holds the two together.
 //!
-//! Called by `daemon`.
+//! Called by `daemon`; `fleet` serves its collector's router with the same listener, limits and tokens.
 
 mod cases;
 mod config;
@@ -29,7 +29,10 @@ use std::time::Duration;
 pub use config::Config;
 pub use gallery::{Drawing, Gallery, Pictures};
 pub use model::{Ask, Description, Engine, InferError, Model};
-pub use serve::Server;
+pub use problem::{Problem, json, too_large};
+pub use routes::is_loopback;
+pub use serve::{Limits, Peer, Server, blocking, serve};
+pub use status::self_contained;
 pub use tokens::Tokens;
 
 use crate::ingest::Intake;

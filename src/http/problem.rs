@@ -8,25 +8,28 @@ use crate::spool::SpoolError;
 /// What went wrong, as the client gets it: `{"code": …, "error": …}`. `error` is a sentence for people that says what to
 /// do (and the member that the Open Inference Protocol asks for), `code` a word for programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Problem {
-    pub(super) status: StatusCode,
-    pub(super) code: &'static str,
-    pub(super) error: String,
+pub struct Problem {
+    pub status: StatusCode,
+    pub code: &'static str,
+    pub error: String,
     /// Seconds after which trying again makes sense.
-    pub(super) retry_after: Option<u32>,
+    pub retry_after: Option<u32>,
 }
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, code: &'static str, error: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn new(status: StatusCode, code: &'static str, error: impl Into<String>) -> Self {
         Self { status, code, error: error.into(), retry_after: None }
     }
 
-    pub(super) fn bad_request(error: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn bad_request(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", error)
     }
 
     /// The same request may do better later.
-    pub(super) fn unavailable(error: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn unavailable(error: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error);
         Self { retry_after: Some(5), ..problem }
     }
@@ -64,7 +67,8 @@ impl From<Refusal> for Problem {
     }
 }
 
-pub(super) fn too_large(error: impl Into<String>) -> Problem {
+#[must_use]
+pub fn too_large(error: impl Into<String>) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error)
 }
 
@@ -84,7 +88,8 @@ impl IntoResponse for Problem {
 }
 
 /// A JSON answer that no cache keeps.
-pub(super) fn json(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
+#[must_use]
+pub fn json(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::from(value.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -124,14 +124,7 @@ async fn unknown_method() -> Problem {
 /// Lets in whoever shows a token, where tokens are configured.
 async fn let_in(State(shared): State<Shared>, mut request: Request, next: Next) -> Response<Body> {
     let Some(tokens) = &shared.tokens else { return next.run(request).await };
-    let shown = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim());
-    match shown.and_then(|token| tokens.name_of(token)).map(str::to_owned) {
+    match tokens.bearer(request.headers()).map(str::to_owned) {
         Some(name) => {
             request.extensions_mut().insert(Caller(name));
             next.run(request).await
@@ -166,7 +159,8 @@ async fn addressed_here(
 }
 
 /// Whether `host` (`name`, `name:port`, `[::1]:port`) names the loopback interface.
-fn is_loopback(host: &str) -> bool {
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),

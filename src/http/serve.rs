@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -51,49 +53,78 @@ impl Server {
 
     /// Answers until `shutdown`, then ends the requests under way. The caller bounds that wait.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let places = Arc::new(Semaphore::new(self.config.max_connections));
-        let tasks = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => break,
-                accepted = async {
-                    let place = Arc::clone(&places).acquire_owned().await;
-                    (self.listener.accept().await, place)
-                } => accepted,
-            };
-            let (stream, place) = match accepted {
-                (Ok((stream, _)), place) => (stream, place),
-                (Err(error), _) => {
-                    tracing::warn!(%error, "connection not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await; // file descriptors used up
-                    continue;
-                }
-            };
-            let (tls, router) = (self.tls.clone(), self.router.clone());
-            let (timeout, shutdown) = (self.config.head_timeout, shutdown.clone());
-            tasks.spawn(async move {
-                connection(stream, tls, router, timeout, shutdown).await;
-                drop(place);
-            });
-        }
-        drop(self.listener);
-        tasks.close();
-        tasks.wait().await;
+        let limits = Limits {
+            max_connections: self.config.max_connections,
+            head_timeout: self.config.head_timeout,
+        };
+        serve(self.listener, self.tls, self.router, limits, shutdown).await;
     }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub max_connections: usize,
+    /// For the head of a request and for the TLS handshake.
+    pub head_timeout: Duration,
+}
+
+/// The DNS names in the certificate that a client showed, in every request's extensions; none without one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peer(pub Arc<[String]>);
+
+/// Hands requests to `router` until `shutdown`, then ends those under way. The caller bounds that wait.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (listener.accept().await, place)
+            } => accepted,
+        };
+        let (stream, place) = match accepted {
+            (Ok((stream, _)), place) => (stream, place),
+            (Err(error), _) => {
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await; // file descriptors used up
+                continue;
+            }
+        };
+        let (tls, router, shutdown) = (tls.clone(), router.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            connection(stream, tls, router, limits.head_timeout, shutdown).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
 }
 
 async fn connection(
     stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    acceptor: Option<TlsAcceptor>,
     router: Router,
     head_timeout: Duration,
     shutdown: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
-    match tls {
-        None => exchange(stream, router, head_timeout, shutdown).await,
-        Some(tls) => match tokio::time::timeout(head_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => exchange(stream, router, head_timeout, shutdown).await,
+    match acceptor {
+        None => exchange(stream, Peer::default(), router, head_timeout, shutdown).await,
+        Some(acceptor) => match tokio::time::timeout(head_timeout, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let peer = Peer(shown.map(tls::names).unwrap_or_default().into());
+                exchange(stream, peer, router, head_timeout, shutdown).await;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "no TLS connection"),
             Err(_) => tracing::debug!("no TLS connection in time"),
         },
@@ -102,11 +133,16 @@ async fn connection(
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
     router: Router,
     head_timeout: Duration,
     shutdown: CancellationToken,
 ) {
-    let service = TowerToHyperService::new(router);
+    let inner = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<_>| {
+        request.extensions_mut().insert(peer.clone());
+        inner.call(request)
+    });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -126,7 +162,7 @@ async fn exchange(
 }
 
 /// Runs `work` where it may block. A panic in it goes on here.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {

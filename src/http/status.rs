@@ -26,7 +26,13 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
                       connect-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'";
 
 pub(super) async fn page() -> Response<Body> {
-    let mut response = Response::new(Body::from(PAGE));
+    self_contained(PAGE)
+}
+
+/// A page that loads nothing but what it asks of its own server.
+#[must_use]
+pub fn self_contained(page: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(page));
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),

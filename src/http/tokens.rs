@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -38,6 +39,14 @@ impl Tokens {
             return Err("it holds no token; write lines of NAME SHA256".to_owned());
         }
         Ok(Self(tokens))
+    }
+
+    /// The name under which the token of a request is known.
+    #[must_use]
+    pub fn bearer(&self, headers: &HeaderMap) -> Option<&str> {
+        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        if scheme.eq_ignore_ascii_case("bearer") { self.name_of(token.trim()) } else { None }
     }
 
     /// The name under which `token` is known. Takes the same time whichever it is.

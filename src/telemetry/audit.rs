@@ -118,21 +118,85 @@ pub fn verify(path: &Path) -> Result<End, AuditError> {
         let line = line.map_err(io)?;
         let broken =
             |problem| AuditError::Broken { path: path.to_owned(), line: end.seq + 1, problem };
+        end = end.extend(&line).map_err(broken)?;
+    }
+    Ok(end)
+}
+
+impl End {
+    /// The end after `line`, which is given without its newline.
+    ///
+    /// # Errors
+    /// What is wrong with the line, if it is not what was written after this end.
+    pub fn extend(&self, line: &str) -> Result<Self, &'static str> {
         let (text, seal) = line
             .rsplit_once(SEAL)
             .and_then(|(text, seal)| Some((text, seal.strip_suffix("\"}")?)))
-            .ok_or_else(|| broken("has no seal"))?;
+            .ok_or("has no seal")?;
         if hash(text) != seal {
-            return Err(broken("was changed"));
+            return Err("was changed");
         }
-        let value: Value =
-            serde_json::from_str(&format!("{text}}}")).map_err(|_| broken("is no JSON"))?;
-        if value["previous"] != end.seal.as_str() || value["seq"] != end.seq + 1 {
-            return Err(broken("does not follow the one before it"));
+        let value: Value = serde_json::from_str(&format!("{text}}}")).map_err(|_| "is no JSON")?;
+        if value["previous"] != self.seal.as_str() || value["seq"] != self.seq + 1 {
+            return Err("does not follow the one before it");
         }
-        end = End { seq: end.seq + 1, seal: seal.to_owned() };
+        Ok(Self { seq: self.seq + 1, seal: seal.to_owned() })
     }
-    Ok(end)
+}
+
+/// Reads a trail that is being written, again and again from where somebody knows it.
+#[derive(Debug)]
+pub struct Tail {
+    path: PathBuf,
+    /// A line that was asked for, and where the one after it begins.
+    seq: u64,
+    offset: u64,
+}
+
+impl Tail {
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, seq: 0, offset: 0 }
+    }
+
+    /// The trail's end, and the lines after line `seq` as far as they have room in `max_bytes`. A line that is not ended
+    /// is not there yet; seals are not checked.
+    ///
+    /// # Errors
+    /// If the file cannot be read or a line is none.
+    pub fn after(&mut self, seq: u64, max_bytes: usize) -> Result<(End, Vec<String>), AuditError> {
+        let io = |source| AuditError::Io { path: self.path.clone(), source };
+        let file = File::open(&self.path).map_err(io)?;
+        // Nobody but a forger shortens a trail; what is left is told as it is.
+        if seq < self.seq || file.metadata().map_err(io)?.len() <= self.offset {
+            (self.seq, self.offset) = (0, 0);
+        }
+        let mut file = BufReader::new(file);
+        file.seek(SeekFrom::Start(self.offset)).map_err(io)?;
+        let (mut at, mut offset, mut room) = (self.seq, self.offset, max_bytes);
+        let (mut seal, mut lines) = (String::new(), Vec::new());
+        loop {
+            let mut line = String::new();
+            let length = file.read_line(&mut line).map_err(io)? as u64;
+            let Some(text) = line.strip_suffix('\n') else { break };
+            at += 1;
+            offset += length;
+            let found = text.rsplit_once(SEAL).and_then(|(_, seal)| seal.strip_suffix("\"}"));
+            let broken =
+                || AuditError::Broken { path: self.path.clone(), line: at, problem: "has no seal" };
+            found.ok_or_else(broken)?.clone_into(&mut seal);
+            if at <= seq {
+                // The last line that is known is read again next time: where nothing follows, it is the end.
+                (self.seq, self.offset) = (at - 1, offset - length);
+            } else {
+                room = room.saturating_sub(text.len()); // once used up, it stays so
+                if room > 0 {
+                    lines.push(text.to_owned());
+                }
+            }
+        }
+        Ok((End { seq: at, seal }, lines))
+    }
 }
 
 fn write(mut file: File, mut end: End, messages: &Receiver<Message>) {
@@ -223,6 +287,29 @@ mod tests {
         assert_eq!(broken_at(&[lines[0].clone(), lines[2].clone()]), 2);
         assert_eq!(broken_at(&[lines[1].clone(), lines[0].clone()]), 1);
         assert_eq!(broken_at(&lines[1..]), 1);
+    }
+
+    #[test]
+    fn the_tail_gives_what_follows_a_line_and_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let lines = written(&path, 5);
+        let end = verify(&path).unwrap();
+        let mut tail = Tail::new(path.clone());
+        let whole = 1 << 20;
+        assert_eq!(tail.after(0, whole).unwrap(), (end.clone(), lines.clone()));
+        assert_eq!(tail.after(3, whole).unwrap(), (end.clone(), lines[3..].to_vec()));
+        assert_eq!(tail.after(5, whole).unwrap(), (end.clone(), vec![]));
+        assert_eq!(tail.after(5, whole).unwrap(), (end.clone(), vec![]));
+        let room = lines[2].len() + lines[3].len() + 10;
+        assert_eq!(tail.after(2, room).unwrap(), (end.clone(), lines[2..4].to_vec()), "backwards");
+        assert_eq!(tail.after(9, whole).unwrap(), (end.clone(), vec![]), "more than there is");
+        assert_eq!(tail.after(9, whole).unwrap(), (end.clone(), vec![]), "and again");
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"seq\":6,\"ti").unwrap();
+        assert_eq!(tail.after(4, whole).unwrap(), (end, lines[4..].to_vec()));
+        written(&path, 2);
+        assert_eq!(tail.after(4, whole).unwrap(), (verify(&path).unwrap(), vec![]), "it was cut");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, Error, RootCertStore, ServerConfig, crypto::ring};
+use webpki::EndEntityCert;
 
 use crate::domain::{Fault, credential};
 
@@ -75,6 +76,25 @@ impl TlsError {
 /// # Errors
 /// If a file cannot be read or is not what it should be.
 pub fn server(server: &Server) -> Result<Arc<ServerConfig>, TlsError> {
+    accept(server, false)
+}
+
+/// Like [`server`], but who shows no certificate is let in too, nameless: to be known by a token, or not at all.
+///
+/// # Errors
+/// If a file cannot be read or is not what it should be.
+pub fn server_with_guests(server: &Server) -> Result<Arc<ServerConfig>, TlsError> {
+    accept(server, true)
+}
+
+/// The DNS names that a certificate was given (its SAN), in lower case. That it is genuine is the handshake's to check.
+#[must_use]
+pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let parsed = EndEntityCert::try_from(certificate);
+    parsed.map_or_else(|_| Vec::new(), |c| c.valid_dns_names().map(str::to_lowercase).collect())
+}
+
+fn accept(server: &Server, guests: bool) -> Result<Arc<ServerConfig>, TlsError> {
     let wrong = |error: Error| TlsError::of(&server.certificate, error);
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -84,9 +104,9 @@ pub fn server(server: &Server) -> Result<Arc<ServerConfig>, TlsError> {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let roots = Arc::new(roots(path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                .build()
-                .map_err(|error| TlsError::of(path, error))?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = if guests { verifier.allow_unauthenticated() } else { verifier };
+            let verifier = verifier.build().map_err(|error| TlsError::of(path, error))?;
             builder.with_client_cert_verifier(verifier)
         }
     };

@@ -104,7 +104,7 @@ pub fn train(
         if is_checkpoint || step.is_multiple_of(REPORT_EVERY) {
             let mut progress = window.close(step, config);
             if is_checkpoint {
-                progress.validation_dice = Some(run.validate()?);
+                progress.validation_dice = run.validate()?;
                 run.checkpoint(progress.validation_dice.as_deref().unwrap_or_default())?;
                 window = Window::new();
             }
@@ -230,8 +230,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Mean Dice of each label, with the averaged weights and the real sampler.
-    fn validate(&mut self) -> Result<Vec<Option<f64>>, TrainError> {
+    /// Mean Dice of each label, with the averaged weights and the real sampler; `None` where no case
+    /// is held back.
+    fn validate(&mut self) -> Result<Option<Vec<Option<f64>>>, TrainError> {
+        if self.validator.cases.is_empty() {
+            return Ok(None);
+        }
         let training = self.session.parameters()?;
         self.session.set_parameters(&self.average)?;
         let (folder, step) = (self.config.run_folder.join("samples"), self.state.step);
@@ -248,7 +252,7 @@ impl<'a> Run<'a> {
                 write_whole(&folder.join(name), &panels)
             });
         self.session.set_parameters(&training)?;
-        result
+        result.map(Some)
     }
 
     /// Replaces `last` (and `best`, if it is) by the present state; a crash leaves the old or the new one.

@@ -13,6 +13,8 @@ mod crash;
 mod delivery;
 mod engine;
 mod eval;
+mod fleet_collect;
+mod fleet_rollout;
 mod fuzz;
 mod http;
 mod ingest;

@@ -21,7 +21,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("http", &["codec", "durable", "ingest", "spool", "tls"]),
     ("train", &["bundle", "codec", "durable", "engine", "phantom", "sampler", "truth"]),
     ("page", &[]),
-    ("fleet", &["durable", "tls"]),
+    ("fleet", &["durable", "http", "tls"]),
     ("eval", &["bundle", "codec", "page", "sampler", "segmenter", "truth"]),
     (
         "bench",
@@ -72,6 +72,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "sampler",
             "segmenter",
             "spool",
+            "tls",
             "train",
             "truth",
         ],

@@ -4,7 +4,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
+use cdal::tls;
 use serde_json::Value;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 
 use super::PATIENCE;
 
@@ -37,6 +40,39 @@ impl Answer {
 }
 
 pub fn request(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+    let mut stream = connect(to);
+    stream.write_all(&head(method, path, headers, body)).unwrap();
+    let _ = stream.write_all(body); // a refusal may come before the end
+    read(&mut stream)
+}
+
+/// The same over TLS; why not, where the handshake fails.
+pub fn request_tls(
+    to: SocketAddr,
+    tls: &tls::Client,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Result<Answer, String> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let session = ClientConnection::new(tls::client(tls).expect("credentials"), name).unwrap();
+    let mut stream = StreamOwned::new(session, connect(to));
+    stream.write_all(&head(method, path, headers, body)).map_err(|error| error.to_string())?;
+    let _ = stream.write_all(body);
+    // With TLS 1.3 a refused certificate is told after the handshake.
+    let mut first = [0];
+    stream.read_exact(&mut first).map_err(|error| error.to_string())?;
+    Ok(read(&mut first.as_slice().chain(stream)))
+}
+
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).expect("the server listens");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn head(method: &str, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
     let given = |name: &str| headers.iter().any(|header| header.starts_with(name));
     let mut lines = vec![format!("{method} {path} HTTP/1.1"), "Connection: close".to_owned()];
     if !given("Host:") {
@@ -46,16 +82,11 @@ pub fn request(to: SocketAddr, method: &str, path: &str, headers: &[&str], body:
         lines.push(format!("Content-Length: {}", body.len()));
     }
     lines.extend(headers.iter().map(|header| (*header).to_owned()));
-    let head = lines.join("\r\n") + "\r\n";
-    let mut stream = TcpStream::connect(to).expect("the server listens");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
-    let _ = stream.write_all(body); // a refusal may come before the end
-    read(&mut stream)
+    (lines.join("\r\n") + "\r\n\r\n").into_bytes()
 }
 
 /// Reads one answer to the end of the connection.
-pub fn read(stream: &mut TcpStream) -> Answer {
+pub fn read(stream: &mut impl Read) -> Answer {
     let mut bytes = Vec::new();
     let ended = stream.read_to_end(&mut bytes); // a reset after the answer is no matter
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
