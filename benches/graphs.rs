@@ -14,6 +14,7 @@ use std::{
     time::Instant,
 };
 
+use cdal::domain::Precision;
 use cdal::engine::{Generator, Graphs, Interface, Options, Product, Purpose, Runtime};
 use ndarray::{Array2, Array4};
 
@@ -41,10 +42,15 @@ fn main() {
     let (size, features, latent) = (number("size"), number("features"), number("latent"));
     let interface = Interface { image: [1, size, size], label_channels: 1, features, latent };
     let load = |denoiser: &str| {
-        let graphs = Graphs { condition: read("condition.onnx"), denoiser: read(denoiser) };
+        let graphs = Graphs {
+            condition: read("condition.onnx"),
+            denoiser: read(denoiser),
+            precision: Precision::Fp32,
+        };
         Generator::load(&runtime, &graphs, interface, &options).expect("the graphs load")
     };
     let mut ways = WAYS.map(|(name, _)| load(&format!("{name}.onnx")));
+    let mut x0 = Array4::zeros((1, 1, size, size));
     let product = read("product.onnx");
     let mut product = Product::load(&runtime, &product, &options).expect("the product loads");
 
@@ -54,6 +60,9 @@ fn main() {
         Array4::from_shape_fn((1, features, size, size), |(_, f, r, c)| wave(f + r * c));
     let z = Array2::from_shape_fn((1, latent), |(_, i)| wave(i));
     let a = Array2::from_shape_fn((SIDE, SIDE), |(r, c)| wave(r + 3 * c));
+    for way in &mut ways {
+        way.guide(condition.view(), &[0]).expect("there is memory for the features");
+    }
     let mut times = [const { Vec::new() }; WAYS.len()];
     let (mut products, mut apart) = (Vec::new(), 0.0f32);
     for round in 0..=rounds {
@@ -62,7 +71,7 @@ fn main() {
             let started = Instant::now();
             product.multiply(a.view(), a.view()).expect("a product runs");
             let between = Instant::now();
-            let x0 = way.denoise(0, x.view(), condition.view(), z.view()).expect("a step runs");
+            way.denoise(0, x.view(), z.view(), x0.view_mut()).expect("a step runs");
             if round > 0 {
                 products.push((between - started).as_secs_f64());
                 times.push(between.elapsed().as_secs_f64());

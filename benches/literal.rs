@@ -26,7 +26,7 @@ use cdal::{
     sampler::{Ballot, Denoiser, Philox, Shape, Stopping, Tally, sample},
     segmenter::{Outcome, Request, Segmenter, interface},
 };
-use ndarray::{Array3, Array4, ArrayView2, ArrayView4, Axis, concatenate};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView4, ArrayViewMut4, Axis, concatenate};
 
 /// Samples that the literal procedure takes in one call of its graph.
 const BATCH: usize = 32;
@@ -236,12 +236,14 @@ impl Denoiser for Unsplit<'_> {
         step: usize,
         x: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
-    ) -> Result<Array4<f32>, Self::Error> {
+        mut x0: ArrayViewMut4<'_, f32>,
+    ) -> Result<(), Self::Error> {
         let Prepared { crops, samples, .. } = self.prepared;
         let pixels: Vec<_> =
             images.iter().map(|&image| self.prepared.pixels(crops[samples[image].crop])).collect();
         let pixels = concatenate(Axis(0), &pixels).expect("crops share one shape");
-        self.literal.denoise(step, x, pixels.view(), z)
+        x0.assign(&self.literal.denoise(step, x, pixels.view(), z)?);
+        Ok(())
     }
 }
 

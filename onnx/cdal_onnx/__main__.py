@@ -58,13 +58,21 @@ def main() -> int:
     initial.add_argument("--scale", action="append", default=[], metavar="KEY=FACTOR", help="enlarge one of the tensors; repeatable")
     initial.add_argument("--out", required=True, type=Path, help="a .safetensors file")
 
+    quantize = commands.add_parser("quantize", help="copy a bundle with an int8 denoiser beside the canonical one")
+    quantize.add_argument("--bundle", required=True, type=Path)
+    quantize.add_argument("--crops", required=True, type=Path,
+                          help="calibration images as the network sees them, from `cdal bundle crops`")
+    quantize.add_argument("--votes", type=int, help="of the masks that are compared; default: the bundle's")
+    quantize.add_argument("--least-dice", type=float, default=0.99, help="against float32's masks, or nothing is written")
+    quantize.add_argument("--out", required=True, type=Path)
+
     runtime = commands.add_parser("runtime", help="fetch and check the runtime libraries")
     runtime.add_argument("--out", type=Path, default=Path(".runtime"))
 
     arguments = parser.parse_args()
     try:
         return {"export": _export, "artifacts": _artifacts, "weights": _weights, "literal": _literal, "initial": _initial,
-                "runtime": _runtime}[arguments.command](arguments)
+                "quantize": _quantize, "runtime": _runtime}[arguments.command](arguments)
     except Refused as refused:
         print(f"cdal_onnx: {refused}", file=sys.stderr)
         return 1
@@ -135,6 +143,19 @@ def _initial(a: argparse.Namespace) -> int:
         drawn.state[key] = drawn.state[key] * np.float32(factor)
     save_file(drawn.state, a.out)
     print(a.out)
+    return 0
+
+
+def _quantize(a: argparse.Namespace) -> int:
+    from safetensors.numpy import load_file
+
+    from . import variants
+
+    crops = load_file(a.crops)
+    if "image" not in crops:
+        raise Refused(f"{a.crops}: holds no tensor `image`; make it with `cdal bundle crops`")
+    dice = variants.write(a.bundle, crops["image"], a.votes, a.least_dice, a.out)
+    print(f"{a.out}: Dice {dice:.4f} with float32's masks on {len(crops['image'])} images")
     return 0
 
 

@@ -170,6 +170,8 @@ pub(super) mod tests {
             stop: "never".into(),
             provider: "cpu".into(),
             threads: None,
+            precision: None,
+            nodes: Vec::new(),
         };
         let sample = |uniform| {
             let latency = factor * (100.0 + 10.0 * uniform);

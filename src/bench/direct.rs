@@ -10,9 +10,10 @@ use super::report::Setting;
 use super::{BenchError, ms};
 use crate::bundle::Manifest;
 use crate::codec::{Source, mask_png, nifti, seg};
-use crate::engine::{Options, Provider, Runtime};
+use crate::domain::PrecisionChoice;
+use crate::engine::{Options, Provider, Runtime, placements};
 use crate::sampler::Stopping;
-use crate::segmenter::{Outcome, Request, Segmenter};
+use crate::segmenter::{Outcome, Request, Segmenter, SegmenterError, interface};
 
 /// One combination of what can be chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,15 +42,17 @@ enum Key {
     Stop,
     Provider,
     Threads,
+    Precision,
 }
 
-const KEYS: [(&str, Key); 6] = [
+const KEYS: [(&str, Key); 7] = [
     ("bundle", Key::Bundle),
     ("votes", Key::Votes),
     ("steps", Key::Steps),
     ("stop", Key::Stop),
     ("provider", Key::Provider),
     ("threads", Key::Threads),
+    ("precision", Key::Precision),
 ];
 
 impl FromStr for Sweep {
@@ -63,7 +66,7 @@ impl FromStr for Sweep {
         match key {
             Some(key) if !values.is_empty() => Ok(Self { key, values }),
             _ => Err(format!(
-                "{text:?} is not KEY=VALUE,VALUE with bundle, votes, steps, stop, provider or threads, such as votes=1,5"
+                "{text:?} is not KEY=VALUE,VALUE with bundle, votes, steps, stop, provider, threads or precision, such as votes=1,5"
             )),
         }
     }
@@ -103,6 +106,11 @@ impl Choice {
             Key::Steps => choice.steps = Some(count()?),
             Key::Stop => choice.stopping = value.parse().ok()?,
             Key::Threads => choice.options.intra_threads = Some(count()?),
+            Key::Precision => {
+                use serde::{Deserialize, de::IntoDeserializer, de::value};
+                let text: value::StrDeserializer<'_, value::Error> = value.into_deserializer();
+                choice.options.precision = PrecisionChoice::deserialize(text).ok()?;
+            }
             Key::Provider => {
                 let all = [Provider::Cpu, Provider::Cuda, Provider::TensorRt];
                 choice.options.provider = all.into_iter().find(|known| known.name() == value)?;
@@ -161,11 +169,16 @@ impl Direct {
         Ok(subjects)
     }
 
-    #[must_use]
-    pub fn setting(&self) -> Setting {
+    /// What was measured. Runs a step in sessions of its own to see who runs what.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn setting(&self, runtime: &Runtime) -> Result<Setting, BenchError> {
         let bundle = self.segmenter.bundle();
+        let graphs = self.segmenter.graphs()?;
+        let nodes = placements(runtime, &graphs, interface(&bundle.manifest), &self.options);
         let Manifest { name, version, diffusion, votes, .. } = &bundle.manifest;
-        Setting {
+        Ok(Setting {
             model: name.clone(),
             model_version: version.clone(),
             model_digest: bundle.digest.clone(),
@@ -174,7 +187,9 @@ impl Direct {
             stop: self.request.stopping.to_string(),
             provider: self.options.provider.name().to_owned(),
             threads: self.options.intra_threads,
-        }
+            precision: Some(self.segmenter.precision()?),
+            nodes: nodes.map_err(SegmenterError::from)?,
+        })
     }
 
     /// One case from its files to the bytes of its mask: DICOM SEG, NIfTI or PNG, as the case is.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::report::{Daemon, Point, Report};
 use super::stats::{self, Estimate, Percentile};
+use crate::engine::Placement;
 use crate::page::{self, escape, number, swatch};
 
 const WIDTH: f64 = 900.0;
@@ -341,6 +342,9 @@ fn fingerprint(html: &mut String, report: &Report) -> std::fmt::Result {
                 of.provider
             ),
         )?;
+        for Placement { graph, provider, nodes, .. } in &of.nodes {
+            row(&format!("Nodes of {graph}"), &format!("{nodes} by {provider}"))?;
+        }
     }
     html.push_str("</tbody></table>");
     Ok(())

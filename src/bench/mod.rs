@@ -113,12 +113,14 @@ pub fn measure(
         runs[point].add(answered);
     }
     let energy = meter.stop();
-    let points = plan.choices.iter().zip(&subjects).zip(runs).map(|(((name, _), subject), run)| {
-        Point::new(name.clone(), subject.setting(), &run.samples, run.seconds)
-    });
-    let points = points.collect();
     let after_idle = after_idle(&subjects[0], &inputs, plan.idle, tell)?;
     let peak_memory_bytes = peak_memory_bytes();
+    // After the peak was read: it makes sessions of its own.
+    let mut points = Vec::with_capacity(subjects.len());
+    for (((name, _), subject), run) in plan.choices.iter().zip(&subjects).zip(runs) {
+        let setting = subject.setting(runtime)?;
+        points.push(Point::new(name.clone(), setting, &run.samples, run.seconds));
+    }
     let cold_start = cold_start(plan.cold_start.as_deref(), inputs.of(0), tell)?;
     let report = Report::new(runtime, inputs.facts, plan.load, plan.warm_up, points);
     Ok(Report { cold_start, after_idle, peak_memory_bytes, energy, ..report })

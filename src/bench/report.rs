@@ -2,7 +2,8 @@ use serde::{Deserialize, Serialize};
 
 use super::load::Load;
 use super::stats::{self, Estimate, Percentile, Steadiness};
-use crate::engine::Runtime;
+use crate::domain::Precision;
+use crate::engine::{Placement, Runtime};
 use crate::telemetry::{energy::Energy, machine::Machine};
 
 /// The schema below; it changes when a field changes its meaning or goes.
@@ -85,6 +86,12 @@ pub struct Setting {
     pub provider: String,
     /// Threads inside an operator; null where the runtime chose.
     pub threads: Option<usize>,
+    /// In which the denoiser computed. Not known of reports of before there were several.
+    #[serde(default)]
+    pub precision: Option<Precision>,
+    /// Who ran the nodes of the model's graphs, by the runtime's own record of a step. Empty in reports of before it was kept.
+    #[serde(default)]
+    pub nodes: Vec<Placement>,
 }
 
 /// One setting and what it took.

@@ -1,6 +1,7 @@
 //! What can be wrong with a manifest that parses: all faults at once.
 
 use super::{Decision, InputKind, Manifest, Normalisation, Windows, manifest::SCHEMA};
+use crate::domain::Precision;
 
 impl Manifest {
     pub(super) fn faults(&self) -> Vec<String> {
@@ -54,6 +55,22 @@ impl Manifest {
             "golden.tolerance must be positive and at most 0.1, the mean of votes being 0 to 1"
                 .into(),
         );
+        for (index, variant) in self.variants.iter().enumerate() {
+            let is_other = variant.precision != Precision::Fp32
+                && self.variants[..index].iter().all(|v| v.precision != variant.precision);
+            check(
+                is_other,
+                format!("variants[{index}].precision must be fp16 or int8, each once at most"),
+            );
+            check(
+                variant.dice >= variant.least_dice && (0.0..=1.0).contains(&variant.dice),
+                format!("variants[{index}].dice must lie in [least_dice, 1]"),
+            );
+            check(
+                (0.0..=0.5).contains(&variant.golden_rms),
+                format!("variants[{index}].golden_rms must lie in [0, 0.5]"),
+            );
+        }
         if let Normalisation::ZScore { mean, std } = &self.normalisation {
             check(
                 mean.len() == self.input.channels

@@ -3,7 +3,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::BundleError;
-use crate::{domain::Label, sampler};
+use crate::{
+    domain::{Label, Precision},
+    sampler,
+};
 
 /// The schema that this program reads.
 pub const SCHEMA: u32 = 1;
@@ -26,6 +29,9 @@ pub struct Manifest {
     pub network: Network,
     pub graphs: Option<GraphFiles>,
     pub golden: Option<Golden>,
+    /// Of the denoiser, in other precisions; `python -m cdal_onnx quantize` admits them.
+    #[serde(default)]
+    pub variants: Vec<Variant>,
     pub provenance: Option<Provenance>,
 }
 
@@ -238,6 +244,21 @@ pub struct Golden {
     pub sha256: String,
     /// Largest absolute difference of the mean of votes.
     pub tolerance: f32,
+}
+
+/// A denoiser beside the canonical one, which it agreed with on calibration cases.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    pub precision: Precision,
+    pub denoiser: FileDigest,
+    /// Least Dice of a label's masks against those of the canonical denoiser, and the Dice that was asked for.
+    pub dice: f64,
+    pub least_dice: f64,
+    /// Calibration cases.
+    pub cases: usize,
+    /// Root mean square difference of the golden case's mean of votes from its record.
+    pub golden_rms: f32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

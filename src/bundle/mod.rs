@@ -15,7 +15,8 @@ mod targets;
 pub use assemble::Assembly;
 pub use manifest::{
     Decision, Diffusion, FileDigest, Golden, GraphFiles, Input, InputKind, Manifest, Network,
-    Normalisation, Orientation, Plan, Polarity, Provenance, Rounding, VarianceKind, Windows,
+    Normalisation, Orientation, Plan, Polarity, Provenance, Rounding, VarianceKind, Variant,
+    Windows,
 };
 pub use open::Bundle;
 pub use prepare::{Crop, Grid, Prepared, Sample, prepare};

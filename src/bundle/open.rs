@@ -2,7 +2,7 @@ use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{BundleError, FileDigest, Manifest};
+use super::{BundleError, FileDigest, Manifest, Variant};
 
 /// A bundle whose files are the ones its manifest names, byte for byte.
 #[derive(Debug, Clone)]
@@ -48,6 +48,16 @@ impl Bundle {
             denoiser,
             golden,
         })
+    }
+}
+
+impl Bundle {
+    /// The graph of a variant, if its digest is right.
+    ///
+    /// # Errors
+    /// If the file is missing or another one.
+    pub fn variant(&self, variant: &Variant) -> Result<Vec<u8>, BundleError> {
+        read_checked(&self.folder, &variant.denoiser)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::bench::{
 };
 use crate::domain::duration;
 use crate::durable::write_whole;
-use crate::engine::{Purpose, Runtime};
+use crate::engine::Runtime;
 use crate::sampler::Stopping;
 
 #[derive(Debug, clap::Args)]
@@ -78,7 +78,7 @@ struct RunArgs {
     /// Time-steps after which a sample ends; all of the model's by default
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     steps: Option<u16>,
-    /// Measure several values in turns: bundle, votes, steps, stop, provider or threads; may be given again
+    /// Measure several values in turns: bundle, votes, steps, stop, provider, threads or precision; may be given again
     #[arg(long, value_name = "KEY=A,B", conflicts_with = "rate")]
     sweep: Vec<Sweep>,
     /// Pause before each of three more cases; 0s leaves them out
@@ -212,7 +212,7 @@ fn tell(what: &str) {
 
 impl Common {
     fn runtime(&self) -> anyhow::Result<Arc<Runtime>> {
-        Ok(Arc::new(Runtime::load(Purpose::Inference, self.engine.runtime.as_deref())?))
+        self.engine.runtime()
     }
 
     fn choice(&self) -> Choice {
@@ -236,10 +236,14 @@ impl Common {
     /// `cdal segment` with this model, before `--out` and the input.
     fn segment_command(&self) -> anyhow::Result<Vec<String>> {
         let mut command = vec![program()?.display().to_string(), "segment".into(), "--json".into()];
+        if self.engine.allow_cpu_nodes {
+            command.push("--allow-cpu-nodes".into());
+        }
         let mut add = |name: &str, value: String| command.extend([format!("--{name}"), value]);
         add("bundle", self.bundle.display().to_string());
         add("stop", self.stop.to_string());
         add("provider", self.engine.options().provider.name().to_owned());
+        add("precision", format!("{:?}", self.engine.precision).to_lowercase());
         if let Some(votes) = self.votes {
             add("votes", votes.to_string());
         }

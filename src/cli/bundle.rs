@@ -1,7 +1,17 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use ndarray::{Axis, concatenate};
+use safetensors::{Dtype, tensor::TensorView};
 
 use super::{EngineArgs, ExitStatus};
-use crate::bundle::Bundle;
+use crate::{
+    bundle::{Bundle, Variant, prepare},
+    codec,
+    durable::write_whole,
+    engine::{Placement, placements},
+    segmenter::{Segmenter, interface},
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -14,8 +24,24 @@ enum Command {
     /// Check digests and graphs, and run the golden case
     Check {
         bundle: PathBuf,
+        /// Say as well which execution provider ran which nodes of a step
+        #[arg(long)]
+        nodes: bool,
         #[command(flatten)]
         engine: EngineArgs,
+    },
+    /// Write images as the network sees them: what `cdal_onnx quantize` calibrates on
+    Crops {
+        bundle: PathBuf,
+        /// A .safetensors file; `image` [N, C, H, W]
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Crops at most of each input, evenly spread over it
+        #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+        each: u16,
+        /// DICOM file or series folder, NIfTI, PNG or TIFF
+        #[arg(required = true, value_name = "INPUT")]
+        inputs: Vec<PathBuf>,
     },
     /// Say what a bundle is
     Inspect { bundle: PathBuf },
@@ -25,14 +51,41 @@ enum Command {
 /// If the bundle is not sound.
 pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     match args.command {
-        Command::Check { bundle, engine } => {
-            let segmenter = engine.open(&bundle)?;
+        Command::Check { bundle, nodes, engine } => {
+            let runtime = engine.runtime()?;
+            let segmenter = Segmenter::open(Arc::clone(&runtime), &bundle, engine.options())?;
             let difference = segmenter.check_golden()?;
             let manifest = &segmenter.bundle().manifest;
             println!(
                 "{} {}: digests agree, graphs load, golden case within {difference:.1e}",
                 manifest.name, manifest.version
             );
+            if !manifest.variants.is_empty() {
+                println!("runs in {} here", segmenter.precision()?.name());
+            }
+            if nodes {
+                let graphs = segmenter.graphs()?;
+                let ran = placements(&runtime, &graphs, interface(manifest), &engine.options())?;
+                ran.iter().for_each(show);
+            }
+        }
+        Command::Crops { bundle, out, each, inputs } => {
+            let manifest = Bundle::open(&bundle)?.manifest;
+            let mut crops = Vec::new();
+            for input in &inputs {
+                for case in codec::read(input)? {
+                    let prepared = prepare(&manifest, &case.volume)?;
+                    let stride = prepared.crops.len().div_ceil(usize::from(each));
+                    let chosen = prepared.crops.iter().skip(stride / 2).step_by(stride);
+                    crops.extend(chosen.map(|&crop| prepared.pixels(crop).to_owned()));
+                }
+            }
+            let views: Vec<_> = crops.iter().map(|crop| crop.view()).collect();
+            let images = concatenate(Axis(0), &views).context("the inputs hold no image")?;
+            let bytes: Vec<u8> = images.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let tensor = TensorView::new(Dtype::F32, images.shape().to_vec(), &bytes)?;
+            write_whole(&out, &safetensors::serialize([("image", tensor)], None)?)?;
+            println!("{} crops, {}", images.dim().0, out.display());
         }
         Command::Inspect { bundle } => {
             let bundle = Bundle::open(&bundle)?;
@@ -45,6 +98,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
             );
             println!("time-steps  {}", m.diffusion.steps);
             println!("votes       {}", m.votes);
+            for Variant { precision, dice, cases, .. } in &m.variants {
+                let name = precision.name();
+                println!("variant     {name}, Dice {dice:.4} with fp32's masks on {cases} cases");
+            }
             for label in &m.labels {
                 println!("label {}     {}", label.value, label.name);
             }
@@ -57,4 +114,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         }
     }
     Ok(ExitStatus::Done)
+}
+
+/// Such as `denoiser    120 nodes by CPUExecutionProvider: 40 Conv, 30 GroupNorm`.
+fn show(Placement { graph, provider, nodes, operators }: &Placement) {
+    let mut operators: Vec<(&String, &usize)> = operators.iter().collect();
+    operators.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let operators: Vec<String> =
+        operators.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+    println!("{graph:<10} {nodes:>4} nodes by {provider}: {}", operators.join(", "));
 }

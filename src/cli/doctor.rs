@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::ExitStatus;
 use crate::config::{self, Loaded, Settings};
 use crate::deliver::{self, Route};
-use crate::engine::{Options, Provider, Purpose, Runtime};
+use crate::engine::{Progress, Provider, Purpose, Runtime, Serving};
 use crate::http::Tokens;
 use crate::segmenter::Segmenter;
 use crate::telemetry::{audit, machine::Machine, sensors};
@@ -113,7 +113,10 @@ impl Doctor {
     fn engine(&mut self, settings: Option<&Settings>) {
         let library = settings.and_then(|settings| settings.runtime.library.as_deref());
         let runtime = match Runtime::load(Purpose::Inference, library) {
-            Ok(runtime) => Arc::new(runtime),
+            Ok(runtime) => {
+                let cache = settings.and_then(|settings| settings.runtime.cache.clone());
+                Arc::new(runtime.with_cache(cache))
+            }
             Err(error) => return self.note("runtime", Verdict::Bad, error.to_string()),
         };
         let said = format!("{}, {}", runtime.path.display(), runtime.build);
@@ -132,19 +135,24 @@ impl Doctor {
             }
         }
         if let Some(settings) = settings {
-            let threads = Some(settings.runtime.intra_threads).filter(|&threads| threads > 0);
-            let options = Options { provider: wanted, device: 0, intra_threads: threads };
+            let options = settings.runtime.options();
             let started = Instant::now();
-            let opened = Segmenter::open(runtime, &settings.model.bundle, options);
+            // Engines that must be built first are no reason to wait here.
+            let opened = Segmenter::open_at_once(runtime, &settings.model.bundle, options);
             self.hold(
                 "model",
                 opened.map(|segmenter| {
                     let manifest = &segmenter.bundle().manifest;
+                    let Serving { provider, progress, .. } = segmenter.serving();
+                    let building = match progress {
+                        Progress::Settled => String::new(),
+                        _ => format!("; no engine of {} is built for it yet", wanted.name()),
+                    };
                     format!(
-                        "{} {}, golden case right on {}, loaded in {} ms",
+                        "{} {}, golden case right on {}, loaded in {} ms{building}",
                         manifest.name,
                         manifest.version,
-                        wanted.name(),
+                        provider.name(),
                         started.elapsed().as_millis()
                     )
                 }),

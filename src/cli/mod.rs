@@ -23,6 +23,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
+use crate::domain::PrecisionChoice;
 use crate::engine::{EngineError, Options, Provider};
 use crate::segmenter::SegmenterError;
 use crate::train::TrainError;
@@ -95,6 +96,20 @@ struct EngineArgs {
     /// Threads inside an operator; the runtime chooses by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Let the CPU run what the GPU's provider cannot, in place of refusing the model
+    #[arg(long)]
+    allow_cpu_nodes: bool,
+    /// Of the denoiser: the fastest that the bundle holds, or one of them
+    #[arg(long, value_enum, default_value_t = PrecisionArg::Auto)]
+    precision: PrecisionArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PrecisionArg {
+    Auto,
+    Fp32,
+    Fp16,
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -111,7 +126,18 @@ impl EngineArgs {
             ProviderArg::Cuda => Provider::Cuda,
             ProviderArg::Tensorrt => Provider::TensorRt,
         };
-        Options { provider, device: 0, intra_threads: self.threads.map(usize::from) }
+        Options {
+            provider,
+            device: 0,
+            intra_threads: self.threads.map(usize::from),
+            allow_cpu_nodes: self.allow_cpu_nodes,
+            precision: match self.precision {
+                PrecisionArg::Auto => PrecisionChoice::Auto,
+                PrecisionArg::Fp32 => PrecisionChoice::Fp32,
+                PrecisionArg::Fp16 => PrecisionChoice::Fp16,
+                PrecisionArg::Int8 => PrecisionChoice::Int8,
+            },
+        }
     }
 }
 

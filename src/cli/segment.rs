@@ -12,10 +12,11 @@ use serde::Serialize;
 use super::{EngineArgs, ExitStatus};
 use crate::{
     codec::{self, Case, Source, mask_png, nifti, overlay, seg},
-    domain::Segmentation,
-    durable::write_together,
+    domain::{Precision, Segmentation},
+    durable::{write_together, write_whole},
+    engine::{Purpose, Runtime},
     sampler::Stopping,
-    segmenter::{Ending, Outcome, RecordedNoise, Request, Segmenter},
+    segmenter::{Ending, Outcome, Preview, RecordedNoise, Request, Segmenter},
 };
 
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,9 @@ pub struct Args {
     /// What to write; by default seg for DICOM, nifti for NIfTI, png for the rest
     #[arg(long, value_enum, value_delimiter = ',')]
     format: Vec<Format>,
+    /// Show <case>.preview.png after 1, 2, 4, 8… votes, until the result is there
+    #[arg(long)]
+    preview: bool,
     /// One JSON object for each case on stdout
     #[arg(long)]
     json: bool,
@@ -73,6 +77,8 @@ struct Report<'a> {
     shape: &'a [usize],
     votes: usize,
     ending: Ending,
+    /// Of the denoiser.
+    precision: Precision,
     /// Voxels of each label.
     voxels: Vec<usize>,
     milliseconds: Milliseconds,
@@ -118,16 +124,36 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
                     case.name
                 );
             }
+            let path = args.out.join(format!("{}.preview.png", case.name));
+            let preview = args.preview.then(|| preview(&segmenter, case, path.clone()));
             let outcome = segmenter
-                .segment(&case.volume, &request)
+                .segment(&case.volume, &Request { preview, ..request.clone() })
                 .with_context(|| input.display().to_string())?;
             let started = Instant::now();
             let files = write(&args, &segmenter, case, &outcome)?;
+            if args.preview {
+                let _ = std::fs::remove_file(path);
+            }
             let encode = started.elapsed().as_secs_f64() * 1e3;
             report(&args, case, &outcome, files, decode, encode);
         }
     }
     Ok(ExitStatus::Done)
+}
+
+/// Draws the mask so far to `path`. A picture that cannot be written is no reason to give up the case.
+fn preview(segmenter: &Segmenter, case: &Case, path: PathBuf) -> Preview {
+    let labels = segmenter.bundle().manifest.labels.clone();
+    let (volume, name) = (case.volume.clone(), case.name.clone());
+    Preview::new(Duration::ZERO, move |Segmentation { mask, .. }, votes| {
+        let written = overlay::png(&volume, &mask, &labels)
+            .map_err(anyhow::Error::from)
+            .and_then(|png| Ok(write_whole(&path, &png)?));
+        match written {
+            Ok(()) => eprintln!("{name}: {votes} votes, {}", path.display()),
+            Err(error) => eprintln!("{name}: no preview: {error:#}"),
+        }
+    })
 }
 
 /// Encodes everything first, then writes: a case leaves all its files or none.
@@ -217,6 +243,7 @@ fn report(
         shape: mask.shape(),
         votes: outcome.votes,
         ending: outcome.ending,
+        precision: outcome.precision,
         voxels: (1..=labels)
             .map(|label| mask.iter().filter(|&&value| usize::from(value) == label).count())
             .collect(),
@@ -247,12 +274,12 @@ fn report(
 }
 
 impl EngineArgs {
+    pub(super) fn runtime(&self) -> anyhow::Result<Arc<Runtime>> {
+        Ok(Arc::new(Runtime::load(Purpose::Inference, self.runtime.as_deref())?))
+    }
+
     /// Opens a bundle with the runtime and provider that were asked for.
     pub(super) fn open(&self, bundle: &Path) -> anyhow::Result<Segmenter> {
-        let runtime = crate::engine::Runtime::load(
-            crate::engine::Purpose::Inference,
-            self.runtime.as_deref(),
-        )?;
-        Ok(Segmenter::open(Arc::new(runtime), bundle, self.options())?)
+        Ok(Segmenter::open(self.runtime()?, bundle, self.options())?)
     }
 }

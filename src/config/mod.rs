@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::domain::Fault;
-use crate::engine::Provider;
+use crate::domain::{Fault, PrecisionChoice};
+use crate::engine::{Options, Provider};
 use crate::ingest::dicom::CalledAeTitle;
 use crate::sampler::Stopping;
 use crate::{daemon, deliver, fleet, http, ingest, spool};
@@ -63,6 +63,27 @@ pub struct Runtime {
     pub provider: Provider,
     /// Threads of one operator; 0 lets ONNX Runtime choose.
     pub intra_threads: usize,
+    /// Whether the CPU may run what the provider cannot; else such a model is refused.
+    pub allow_cpu_nodes: bool,
+    /// The fastest that the bundle holds, or one of fp32, fp16 and int8.
+    pub precision: PrecisionChoice,
+    /// Folder for what is built for this machine, such as TensorRT's engines; without it, the service's or the user's cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+}
+
+impl Runtime {
+    /// How sessions are made.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options {
+            provider: self.provider,
+            device: 0,
+            intra_threads: Some(self.intra_threads).filter(|&threads| threads > 0),
+            allow_cpu_nodes: self.allow_cpu_nodes,
+            precision: self.precision,
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

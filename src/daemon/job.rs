@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use crate::http::{Drawing, Model};
+use crate::http::{Drawing, Gallery, Model};
 use crate::spool::{Claim, Product};
 
 /// Makes products of a series. One thread owns it and calls it for one job at a time.
@@ -19,6 +19,9 @@ pub trait Worker: Send + 'static {
     fn pictures(&mut self) -> Option<Drawing> {
         None
     }
+
+    /// Where the masks of cases may be shown while they are computed. Called once, before the first job.
+    fn show_previews(&mut self, _gallery: &Arc<Gallery>) {}
 
     /// For inference requests beside the spool's jobs.
     fn model(&self) -> Option<Arc<dyn Model>> {
@@ -52,6 +55,10 @@ impl<W: Worker + ?Sized> Worker for Box<W> {
 
     fn pictures(&mut self) -> Option<Drawing> {
         (**self).pictures()
+    }
+
+    fn show_previews(&mut self, gallery: &Arc<Gallery>) {
+        (**self).show_previews(gallery);
     }
 
     fn model(&self) -> Option<Arc<dyn Model>> {

@@ -110,7 +110,7 @@ impl Daemon {
     ///
     /// # Errors
     /// If the spool, the address or a destination cannot be used.
-    pub async fn start(settings: Settings, worker: impl Worker) -> Result<Self, DaemonError> {
+    pub async fn start(settings: Settings, mut worker: impl Worker) -> Result<Self, DaemonError> {
         let Settings { daemon: config, spool, ingest, http, commitment, destinations: configured } =
             settings;
         let names: Vec<String> = configured.iter().map(|d| d.name.clone()).collect();
@@ -132,6 +132,9 @@ impl Daemon {
         let health = watch::Sender::new(Health::default());
         let gallery = Arc::new(Gallery::default());
         let model = worker.model();
+        if http.listen.is_some() {
+            worker.show_previews(&gallery);
+        }
         let jobs = Jobs {
             spool: spool.clone(),
             worker,

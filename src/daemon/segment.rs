@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dicom_dictionary_std::uids;
 use ndarray::Axis;
@@ -12,9 +12,9 @@ use crate::codec::{
     self, Case, CodecError, DicomSource, Source, capture, mask_png, nifti, overlay, seg,
 };
 use crate::domain::{Fault, Segmentation, Uid, Volume};
-use crate::engine::EngineError;
-use crate::http::{Ask, Description, Drawing, InferError, Model, Pictures};
-use crate::segmenter::{Outcome, Request, Segmenter, SegmenterError};
+use crate::engine::{EngineError, Progress, Serving};
+use crate::http::{self, Ask, Description, Drawing, Gallery, InferError, Model, Pictures};
+use crate::segmenter::{Outcome, Preview, Request, Segmenter, SegmenterError};
 use crate::spool::{Claim, DicomObject, Product};
 use crate::telemetry::{Stage, metrics};
 
@@ -47,13 +47,17 @@ pub enum Extra {
 
 /// The worker of production: a DICOM series in, a DICOM SEG out; any other image in, a mask of its kind out (`NIfTI`
 /// on the input's grid, PNG for a flat picture).
-#[derive(Debug)]
 pub struct SegmentWorker {
     segmenter: Arc<Segmenter>,
     choice: watch::Receiver<Choice>,
     /// The last case, until it is drawn.
-    last: Option<(Case, Segmentation)>,
+    last: Option<(Arc<Case>, Segmentation)>,
+    /// Where cases under way are shown, if anywhere.
+    gallery: Option<Arc<Gallery>>,
 }
+
+/// A mask that will be there within this time is not shown before: drawing it would only hold it up.
+const WORTH_A_PREVIEW: Duration = Duration::from_secs(3);
 
 /// What may be changed while the worker runs.
 #[derive(Debug, Clone)]
@@ -67,7 +71,7 @@ pub struct Choice {
 impl SegmentWorker {
     #[must_use]
     pub fn new(segmenter: Segmenter, choice: watch::Receiver<Choice>) -> Self {
-        Self { segmenter: Arc::new(segmenter), choice, last: None }
+        Self { segmenter: Arc::new(segmenter), choice, last: None, gallery: None }
     }
 
     /// The loaded model, for golden runs beside the jobs.
@@ -115,6 +119,16 @@ impl SegmentWorker {
                 let bytes = nifti::encode_mask(source, geometry, mask).map_err(refused)?;
                 file(format!("{}.mask.nii.gz", case.name), bytes)
             }
+        })
+    }
+
+    /// Shows the case's mask as it grows.
+    fn preview(&self, case: &Arc<Case>, claim: &Claim, gallery: &Arc<Gallery>) -> Preview {
+        let (segmenter, case) = (Arc::clone(&self.segmenter), Arc::clone(case));
+        let (job, gallery) = (claim.job.clone(), Arc::clone(gallery));
+        Preview::new(WORTH_A_PREVIEW, move |segmentation, votes| {
+            let (segmenter, case) = (Arc::clone(&segmenter), Arc::clone(&case));
+            gallery.draw(job.clone(), drawing(segmenter, case, segmentation, Some(votes)));
         })
     }
 
@@ -192,7 +206,10 @@ impl Worker for SegmentWorker {
         metrics().stage(Stage::Decode, started.elapsed());
         let mut products = Vec::with_capacity(cases.len());
         for case in cases {
-            let outcome = self.segmenter.segment(&case.volume, &choice.request).map_err(failed)?;
+            let case = Arc::new(case);
+            let preview = self.gallery.as_ref().map(|gallery| self.preview(&case, claim, gallery));
+            let request = Request { preview, ..choice.request.clone() };
+            let outcome = self.segmenter.segment(&case.volume, &request).map_err(failed)?;
             let stages = &outcome.stages;
             for (stage, time) in [
                 (Stage::Prepare, stages.prepare),
@@ -212,14 +229,11 @@ impl Worker for SegmentWorker {
 
     fn pictures(&mut self) -> Option<Drawing> {
         let (case, segmentation) = self.last.take()?;
-        let segmenter = Arc::clone(&self.segmenter);
-        Some(Box::new(move || {
-            let labels = &segmenter.bundle().manifest.labels;
-            let views = overlay::views(&case.volume, &segmentation, labels);
-            let [image, mask, disagreement] =
-                views.inspect_err(|error| tracing::warn!(%error, "a case cannot be drawn")).ok()?;
-            Some(Pictures { image, mask, disagreement })
-        }))
+        Some(drawing(Arc::clone(&self.segmenter), case, segmentation, None))
+    }
+
+    fn show_previews(&mut self, gallery: &Arc<Gallery>) {
+        self.gallery = Some(Arc::clone(gallery));
     }
 
     fn model(&self) -> Option<Arc<dyn Model>> {
@@ -228,6 +242,22 @@ impl Worker for SegmentWorker {
             choice: self.choice.clone(),
         }))
     }
+}
+
+/// `preview`: the votes so far, while more are to come.
+fn drawing(
+    segmenter: Arc<Segmenter>,
+    case: Arc<Case>,
+    segmentation: Segmentation,
+    preview: Option<usize>,
+) -> Drawing {
+    Box::new(move || {
+        let labels = &segmenter.bundle().manifest.labels;
+        let views = overlay::views(&case.volume, &segmentation, labels);
+        let [image, mask, disagreement] =
+            views.inspect_err(|error| tracing::warn!(%error, "a case cannot be drawn")).ok()?;
+        Some(Pictures { image, mask, disagreement, preview })
+    })
 }
 
 /// The worker's model for inference requests.
@@ -249,6 +279,7 @@ impl Model for Direct {
             labels: manifest.labels.iter().map(|label| label.name.clone()).collect(),
             votes: choice.request.votes.unwrap_or(manifest.votes),
             revision: choice.revision.clone(),
+            engine: engine(self.segmenter.serving()),
         }
     }
 
@@ -261,6 +292,18 @@ impl Model for Direct {
             _ => InferError::Failed(error.to_string()),
         })?;
         Ok(outcome.segmentation)
+    }
+}
+
+fn engine(Serving { provider, wanted, progress }: Serving) -> http::Engine {
+    http::Engine {
+        provider: provider.name().to_owned(),
+        wanted: wanted.name().to_owned(),
+        progress: progress.name(),
+        reason: match progress {
+            Progress::Failed { reason } => Some(reason),
+            _ => None,
+        },
     }
 }
 

@@ -8,11 +8,13 @@ pub mod duration;
 mod fault;
 mod geometry;
 mod label;
+mod precision;
 mod uid;
 mod volume;
 
 pub use fault::Fault;
 pub use geometry::Geometry;
 pub use label::{Code, Label};
+pub use precision::{Precision, PrecisionChoice};
 pub use uid::{SopReference, Uid, UidError};
 pub use volume::{Provenance, Segmentation, Volume};

@@ -1,6 +1,6 @@
 use ndarray::{Array3, Array4};
 
-use super::Geometry;
+use super::{Geometry, Precision};
 
 /// An image or a stack of slices as it was acquired: modality values, no normalisation.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,8 @@ pub struct Provenance {
     pub model_version: String,
     /// SHA-256 of the model bundle, hexadecimal.
     pub model_digest: String,
+    /// Of the denoiser; the golden case holds the others against the canonical one.
+    pub precision: Precision,
     /// Diffusion time-steps T.
     pub steps: usize,
     pub votes: usize,

@@ -1,49 +1,29 @@
-use ndarray::{Array1, Array4, ArrayView2, ArrayView4};
-use ort::{
-    ep,
-    session::{Session, builder::GraphOptimizationLevel, builder::SessionBuilder},
-    value::{Outlet, TensorElementType, TensorRef},
+use std::path::PathBuf;
+
+use ndarray::{Array1, Array2, Array4, ArrayView2, ArrayView4, ArrayViewMut4};
+use ort::{session::Session, value::TensorRef};
+
+use super::{
+    EngineError, Engines, Options, Runtime,
+    bound::{Bound, Guide, Staging},
+    session::{Making, expect},
 };
-use serde::Deserialize;
+use crate::domain::Precision;
 
-use super::{EngineError, Runtime, operators};
+/// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
+/// that activations stay near the cache.
+pub const BATCH_PIXELS: usize = 32 * 1024;
 
-/// Who runs the graphs. Asking for a GPU never ends on the CPU unsaid: a provider that cannot start is an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Provider {
-    #[default]
-    Cpu,
-    Cuda,
-    TensorRt,
-}
-
-impl Provider {
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::TensorRt => "tensorrt",
-        }
-    }
-}
-
-/// How sessions are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Options {
-    pub provider: Provider,
-    /// Ordinal of the GPU; of no meaning for the CPU.
-    pub device: i32,
-    /// Threads inside an operator; `None` leaves the choice to the runtime (one per physical core).
-    pub intra_threads: Option<usize>,
-}
+/// Batch shapes that keep their buffers; the one that was used longest ago gives way. Early endings come by many.
+const SHAPES: usize = 8;
 
 /// The two graphs of a generator, as bytes whose digest the caller has checked.
 #[derive(Debug, Clone)]
 pub struct Graphs {
     pub condition: Vec<u8>,
     pub denoiser: Vec<u8>,
+    /// Of the denoiser.
+    pub precision: Precision,
 }
 
 /// Shapes that the graphs must have, without the batch dimension.
@@ -65,6 +45,12 @@ impl Interface {
     pub fn label(&self) -> [usize; 3] {
         [self.label_channels, self.image[1], self.image[2]]
     }
+
+    /// Samples that one call of the denoiser takes at most.
+    #[must_use]
+    pub fn batch(&self) -> usize {
+        (BATCH_PIXELS / (self.image[1] * self.image[2])).max(1)
+    }
 }
 
 /// A generator split into condition encoder and denoiser, each a session of ONNX Runtime.
@@ -73,6 +59,14 @@ pub struct Generator {
     condition: Session,
     denoiser: Session,
     interface: Interface,
+    precision: Precision,
+    staging: Staging,
+    /// Features of the one image that a batch is about.
+    shared: Guide,
+    /// Images that the next batch is about: all its entries have one, or each its own.
+    guides: usize,
+    /// The last one was used last.
+    bound: Vec<Bound>,
 }
 
 impl Generator {
@@ -84,30 +78,63 @@ impl Generator {
         interface: Interface,
         options: &Options,
     ) -> Result<Self, EngineError> {
-        let [c, h, w] = interface.image;
-        let condition = session(runtime, "condition", &graphs.condition, options)?;
-        expect("condition", condition.inputs(), &[("image", &[0, c, h, w])])?;
-        expect("condition", condition.outputs(), &[("condition", &[0, interface.features, h, w])])?;
+        let engines = Engines::of(runtime, graphs, options);
+        let making = Making { engines: engines.as_ref(), ..Making::new(runtime, options) };
+        Self::make(making, graphs, interface)
+    }
 
-        let denoiser = session(runtime, "denoiser", &graphs.denoiser, options)?;
-        let [l, ..] = interface.label();
-        expect(
-            "denoiser",
-            denoiser.inputs(),
-            &[
-                ("x", &[0, l, h, w]),
-                ("t", &[0]),
-                ("condition", &[0, interface.features, h, w]),
-                ("z", &[0, interface.latent]),
-            ],
-        )?;
-        expect("denoiser", denoiser.outputs(), &[("x0", &[0, l, h, w])])?;
-        Ok(Self { condition, denoiser, interface })
+    pub(super) fn make(
+        making: Making<'_>,
+        graphs: &Graphs,
+        interface: Interface,
+    ) -> Result<Self, EngineError> {
+        let Interface { image: [c, h, w], features, latent, .. } = interface;
+        let ([l, ..], most) = (interface.label(), interface.batch());
+        let image: [(&str, &[usize]); 1] = [("image", &[c, h, w])];
+        let condition = making.session("condition", &graphs.condition, &image, most)?;
+        expect("condition", condition.inputs(), &image)?;
+        expect("condition", condition.outputs(), &[("condition", &[features, h, w])])?;
+
+        let inputs: [(&str, &[usize]); 4] =
+            [("x", &[l, h, w]), ("t", &[]), ("condition", &[features, h, w]), ("z", &[latent])];
+        let denoiser = making.session("denoiser", &graphs.denoiser, &inputs, most)?;
+        expect("denoiser", denoiser.inputs(), &inputs)?;
+        expect("denoiser", denoiser.outputs(), &[("x0", &[l, h, w])])?;
+        let buffers = || {
+            let Options { provider, device, .. } = *making.options;
+            let staging = Staging::new(&denoiser, provider, device)?;
+            let shared = staging.guide(interface, 1)?;
+            Ok((staging, shared))
+        };
+        let (staging, shared) = buffers().map_err(failed("denoiser"))?;
+        let bound = Vec::with_capacity(SHAPES);
+        let precision = graphs.precision;
+        Ok(Self { condition, denoiser, interface, precision, staging, shared, guides: 1, bound })
+    }
+
+    /// One step on zeros, then what the sessions recorded of their nodes: the files that they wrote, by graph.
+    pub(super) fn profile(mut self) -> Result<[(&'static str, PathBuf); 2], EngineError> {
+        let Interface { image: [c, h, w], latent, .. } = self.interface;
+        let features = self.condition(Array4::zeros((1, c, h, w)).view())?;
+        self.guide(features.view(), &[0])?;
+        let x = Array4::zeros((1, self.interface.label_channels, h, w));
+        let mut x0 = x.clone();
+        self.denoise(0, x.view(), Array2::zeros((1, latent)).view(), x0.view_mut())?;
+        let end = |graph, session: &mut Session| {
+            let written = session.end_profiling().map_err(failed(graph))?;
+            Ok((graph, PathBuf::from(written)))
+        };
+        Ok([end("condition", &mut self.condition)?, end("denoiser", &mut self.denoiser)?])
     }
 
     #[must_use]
     pub fn interface(&self) -> Interface {
         self.interface
+    }
+
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Condition features [N, nf, H, W] of images [N, C, H, W].
@@ -124,8 +151,29 @@ impl Generator {
         finite("condition", result)
     }
 
-    /// x_0 [B, L, H, W] from x [B, L, H, W] at time-step `step`, condition features [1 or B, nf, H, W] and
-    /// latents `z` [B, nz].
+    /// Sets what the following batches are about: entry i is conditioned on `features[rows[i]]`, of [N, nf, H, W]. Where
+    /// all rows are one, batches may have any size, else that of `rows`.
+    ///
+    /// # Errors
+    /// If there is no memory for the features.
+    pub fn guide(
+        &mut self,
+        features: ArrayView4<'_, f32>,
+        rows: &[usize],
+    ) -> Result<(), EngineError> {
+        if rows.iter().all(|&row| row == rows[0]) {
+            self.guides = 1;
+            self.shared.set(features, &rows[..1]);
+            return Ok(());
+        }
+        self.guides = rows.len();
+        let guide = &mut self.bound(rows.len())?.guide;
+        guide.as_mut().expect("each entry has its own image").set(features, rows);
+        Ok(())
+    }
+
+    /// x_0 [B, L, H, W] from x [B, L, H, W] at time-step `step` and latents `z` [B, nz], for the images of
+    /// [`Generator::guide`]. Once a batch shape has been seen, a step allocates nothing.
     ///
     /// # Errors
     /// If the graph fails or gives a value that is not finite.
@@ -133,10 +181,36 @@ impl Generator {
         &mut self,
         step: usize,
         x: ArrayView4<'_, f32>,
-        condition: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
-    ) -> Result<Array4<f32>, EngineError> {
-        predict(&mut self.denoiser, "denoiser", step, x, ("condition", condition), z)
+        x0: ArrayViewMut4<'_, f32>,
+    ) -> Result<(), EngineError> {
+        let batch = x.dim().0;
+        assert!(self.guides == 1 || self.guides == batch, "a batch has the size of its guide");
+        self.bound(batch)?;
+        let bound = self.bound.last_mut().expect("it was just found");
+        match bound.run(&mut self.denoiser, step, x, z, &self.shared, x0) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EngineError::NotFinite { graph: "denoiser" }),
+            Err(error) => Err(failed("denoiser")(error)),
+        }
+    }
+
+    /// The buffers for batches of this size, which become the last ones used.
+    fn bound(&mut self, batch: usize) -> Result<&mut Bound, EngineError> {
+        let has_guide = self.guides > 1;
+        let fits = |bound: &Bound| bound.batch == batch && bound.guide.is_some() == has_guide;
+        let bound = match self.bound.iter().position(fits) {
+            Some(index) => self.bound.remove(index),
+            None => {
+                if self.bound.len() == SHAPES {
+                    self.bound.remove(0);
+                }
+                Bound::new(&self.denoiser, &self.staging, self.interface, batch, has_guide)
+                    .map_err(failed("denoiser"))?
+            }
+        };
+        self.bound.push(bound);
+        Ok(self.bound.last_mut().expect("it was just put there"))
     }
 }
 
@@ -151,7 +225,7 @@ impl Literal {
     /// # Errors
     /// If the graph does not load.
     pub fn load(runtime: &Runtime, graph: &[u8], options: &Options) -> Result<Self, EngineError> {
-        Ok(Self { session: session(runtime, "generator", graph, options)? })
+        Ok(Self { session: Making::new(runtime, options).session("generator", graph, &[], 1)? })
     }
 
     /// x_0 [B, L, H, W] from x, images [B, C, H, W] and latents [B, nz].
@@ -165,32 +239,20 @@ impl Literal {
         images: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
     ) -> Result<Array4<f32>, EngineError> {
-        predict(&mut self.session, "generator", step, x, ("image", images), z)
+        let t = Array1::from_elem(x.dim().0, step as i64);
+        let (x, z) = (x.as_standard_layout(), z.as_standard_layout());
+        let images = images.as_standard_layout();
+        let result = (|| {
+            let outputs = self.session.run(ort::inputs![
+                "x" => TensorRef::from_array_view(x.view())?,
+                "t" => TensorRef::from_array_view(t.view())?,
+                "image" => TensorRef::from_array_view(images.view())?,
+                "z" => TensorRef::from_array_view(z.view())?,
+            ])?;
+            Ok(outputs["x0"].try_extract_array::<f32>()?.to_owned())
+        })();
+        finite("generator", result)
     }
-}
-
-/// Runs a graph that predicts x_0; `guide` is the name and value of what it is conditioned on.
-fn predict(
-    session: &mut Session,
-    graph: &'static str,
-    step: usize,
-    x: ArrayView4<'_, f32>,
-    (name, guide): (&'static str, ArrayView4<'_, f32>),
-    z: ArrayView2<'_, f32>,
-) -> Result<Array4<f32>, EngineError> {
-    let t = Array1::from_elem(x.dim().0, step as i64);
-    let (x, z) = (x.as_standard_layout(), z.as_standard_layout());
-    let guide = guide.as_standard_layout();
-    let result = (|| {
-        let outputs = session.run(ort::inputs![
-            "x" => TensorRef::from_array_view(x.view())?,
-            "t" => TensorRef::from_array_view(t.view())?,
-            name => TensorRef::from_array_view(guide.view())?,
-            "z" => TensorRef::from_array_view(z.view())?,
-        ])?;
-        Ok(outputs["x0"].try_extract_array::<f32>()?.to_owned())
-    })();
-    finite(graph, result)
 }
 
 /// A product of two square matrices as the runtime computes it: the machine's own rate of arithmetic, which the
@@ -204,7 +266,7 @@ impl Product {
     /// # Errors
     /// If the graph, `y` = `a` @ `b`, does not load.
     pub fn load(runtime: &Runtime, graph: &[u8], options: &Options) -> Result<Self, EngineError> {
-        Ok(Self { session: session(runtime, "product", graph, options)? })
+        Ok(Self { session: Making::new(runtime, options).session("product", graph, &[], 1)? })
     }
 
     /// # Errors
@@ -214,11 +276,16 @@ impl Product {
         a: ArrayView2<'_, f32>,
         b: ArrayView2<'_, f32>,
     ) -> Result<(), EngineError> {
-        let failed = |e: ort::Error| EngineError::Run { graph: "product", reason: e.to_string() };
-        let (a, b) = (TensorRef::from_array_view(a), TensorRef::from_array_view(b));
-        let inputs = ort::inputs!["a" => a.map_err(failed)?, "b" => b.map_err(failed)?];
-        self.session.run(inputs).map(|_| ()).map_err(failed)
+        let mut run = || {
+            let (a, b) = (TensorRef::from_array_view(a)?, TensorRef::from_array_view(b)?);
+            self.session.run(ort::inputs!["a" => a, "b" => b]).map(|_| ())
+        };
+        run().map_err(failed("product"))
     }
+}
+
+fn failed(graph: &'static str) -> impl FnOnce(ort::Error) -> EngineError {
+    move |error| EngineError::Run { graph, reason: error.to_string() }
 }
 
 fn finite(
@@ -235,75 +302,4 @@ fn finite(
     } else {
         Err(EngineError::NotFinite { graph })
     }
-}
-
-fn session(
-    runtime: &Runtime,
-    graph: &'static str,
-    bytes: &[u8],
-    options: &Options,
-) -> Result<Session, EngineError> {
-    let failed = |reason: String| EngineError::Graph { graph, reason };
-    let mut builder = Session::builder(&runtime.environment)
-        .and_then(|b| Ok(b.with_optimization_level(GraphOptimizationLevel::All)?))
-        .map_err(|e| failed(e.to_string()))?;
-    // Threads of one graph would go on looking for work for tens of milliseconds, on the cores that the other graph needs.
-    builder = builder
-        .with_config_entry("session.force_spinning_stop", "1")
-        .map_err(|e| failed(e.to_string()))?;
-    if let Some(threads) = options.intra_threads {
-        builder = builder.with_intra_threads(threads).map_err(|e| failed(e.to_string()))?;
-    }
-    if options.provider == Provider::Cpu {
-        let domain = operators::domain().map_err(|e| failed(e.to_string()))?;
-        builder = builder.with_operators(domain).map_err(|e| failed(e.to_string()))?;
-    }
-    builder = with_provider(builder, options)?;
-    builder.commit_from_memory(bytes).map_err(|e| failed(e.to_string()))
-}
-
-fn with_provider(
-    builder: SessionBuilder,
-    options: &Options,
-) -> Result<SessionBuilder, EngineError> {
-    let cuda = || ep::CUDA::default().with_device_id(options.device).build().error_on_failure();
-    let tensorrt =
-        || ep::TensorRT::default().with_device_id(options.device).build().error_on_failure();
-    let providers = match options.provider {
-        Provider::Cpu => return Ok(builder),
-        Provider::Cuda => vec![cuda()],
-        Provider::TensorRt => vec![tensorrt(), cuda()],
-    };
-    builder.with_execution_providers(providers).map_err(|e| EngineError::Provider {
-        provider: options.provider.name(),
-        reason: e.to_string(),
-    })
-}
-
-/// Names, element types and ranks of inputs or outputs; a 0 in a shape stands for the batch dimension.
-fn expect(
-    graph: &'static str,
-    outlets: &[Outlet],
-    wanted: &[(&str, &[usize])],
-) -> Result<(), EngineError> {
-    let describe_wanted = |shape: &[usize]| {
-        shape.iter().map(|&n| if n == 0 { "N".into() } else { n.to_string() }).collect::<Vec<_>>()
-    };
-    for &(name, shape) in wanted {
-        let expected = format!("{name} [{}]", describe_wanted(shape).join(", "));
-        let mismatch = |found: String| EngineError::Interface { graph, found, expected };
-        let Some(outlet) = outlets.iter().find(|outlet| outlet.name() == name) else {
-            let names: Vec<_> = outlets.iter().map(Outlet::name).collect();
-            return Err(mismatch(format!("only {}", names.join(", "))));
-        };
-        let found = outlet.dtype().tensor_shape().map(|s| s.to_vec()).unwrap_or_default();
-        let kind = if name == "t" { TensorElementType::Int64 } else { TensorElementType::Float32 };
-        let fits = found.len() == shape.len()
-            && outlet.dtype().tensor_type() == Some(kind)
-            && found.iter().zip(shape).all(|(&f, &w)| w == 0 || f < 0 || f == w as i64);
-        if !fits {
-            return Err(mismatch(format!("{name} {found:?}")));
-        }
-    }
-    Ok(())
 }

@@ -4,14 +4,23 @@
 //! one owner thread per device ([`Device`]), to which work is handed as closures. Called by `segmenter`,
 //! `bundle` (golden check) and `train`.
 
+mod bound;
 mod device;
+mod engines;
 mod generator;
 mod operators;
+mod placement;
 mod runtime;
+mod session;
+mod standby;
 
 pub use device::Device;
-pub use generator::{Generator, Graphs, Interface, Literal, Options, Product, Provider};
+pub use engines::Engines;
+pub use generator::{BATCH_PIXELS, Generator, Graphs, Interface, Literal, Product};
+pub use placement::{Placement, placements};
 pub use runtime::{Purpose, Runtime};
+pub use session::{Options, Provider};
+pub use standby::{Progress, Serving, Standby};
 
 /// What stops the engine.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +33,10 @@ pub enum EngineError {
         "execution provider {provider} cannot be used: {reason}; install its libraries or choose provider = \"cpu\""
     )]
     Provider { provider: &'static str, reason: String },
+    #[error(
+        "graph {graph} has nodes that {provider} cannot run and that would fall to the CPU: {reason}; choose another provider, or allow it (runtime.allow_cpu_nodes, --allow-cpu-nodes)"
+    )]
+    CpuNodes { graph: &'static str, provider: &'static str, reason: String },
     #[error("graph {graph} does not load: {reason}")]
     Graph { graph: &'static str, reason: String },
     #[error("graph {graph} has {found} where the bundle needs {expected}; export the bundle again")]

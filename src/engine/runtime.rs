@@ -21,6 +21,8 @@ pub struct Runtime {
     pub path: PathBuf,
     /// What the library says of its own build.
     pub build: &'static str,
+    /// Where what is built for this machine is kept from start to start, if anywhere: engines of TensorRT.
+    pub cache: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -65,6 +67,12 @@ impl Runtime {
         Err(no_library(purpose, &looked))
     }
 
+    /// With another folder for what is built for this machine.
+    #[must_use]
+    pub fn with_cache(self, cache: Option<PathBuf>) -> Self {
+        Self { cache: cache.or(self.cache), ..self }
+    }
+
     /// Whether the library was built with an execution provider; its own libraries may still be missing.
     #[must_use]
     pub fn has(&self, provider: super::Provider) -> bool {
@@ -97,8 +105,16 @@ impl Runtime {
             looked.push(format!("{}: a build without the training API", path.display()));
             return Err(no_library(purpose, &looked));
         }
-        Ok(Self { environment, path, build: ort::info() })
+        Ok(Self { environment, path, build: ort::info(), cache: default_cache() })
     }
+}
+
+/// The folder that the service manager gives (`CacheDirectory=`), else the user's own.
+fn default_cache() -> Option<PathBuf> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("CACHE_DIRECTORY")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("cdal")))
+        .or_else(|| variable("HOME").map(|home| home.join(".cache/cdal")))
 }
 
 fn no_library(purpose: Purpose, looked: &[String]) -> EngineError {

@@ -32,6 +32,8 @@ pub struct Pictures {
     pub image: Vec<u8>,
     pub mask: Vec<u8>,
     pub disagreement: Vec<u8>,
+    /// Votes that the mask was made of while more were to come.
+    pub preview: Option<usize>,
 }
 
 impl Gallery {
@@ -64,6 +66,7 @@ impl Gallery {
         let drawn = catch_unwind(AssertUnwindSafe(drawing));
         if let Some(pictures) = drawn.ok().flatten() {
             let mut wall = self.wall();
+            wall.shown.retain(|(known, _)| *known != job);
             wall.shown.truncate(KEPT - 1);
             wall.shown.push_front((job, Arc::new(pictures)));
         }
@@ -93,7 +96,8 @@ mod tests {
         let job = |n: u8| JobId::parse(&format!("{n:016x}")).unwrap();
         let pictures = || {
             let empty = Vec::new;
-            Some(Pictures { image: empty(), mask: empty(), disagreement: empty() })
+            let (image, mask, disagreement) = (empty(), empty(), empty());
+            Some(Pictures { image, mask, disagreement, preview: None })
         };
         let gallery = Arc::new(Gallery::default());
         let (go, wait) = channel::<()>();
@@ -122,5 +126,20 @@ mod tests {
             std::thread::yield_now();
         }
         assert!((1..4).all(|n| gallery.of(&job(n)).is_none()));
+    }
+
+    #[test]
+    fn a_case_takes_the_place_of_its_preview() {
+        let job = JobId::parse(&format!("{:016x}", 1)).unwrap();
+        let gallery = Arc::new(Gallery::default());
+        for preview in [Some(1), Some(4), None] {
+            let (image, mask, disagreement) = (Vec::new(), Vec::new(), Vec::new());
+            let pictures = Pictures { image, mask, disagreement, preview };
+            gallery.draw(job.clone(), Box::new(move || Some(pictures)));
+            while gallery.of(&job).is_none_or(|shown| shown.preview != preview) {
+                std::thread::yield_now();
+            }
+            assert_eq!(gallery.wall().shown.len(), 1);
+        }
     }
 }

@@ -19,7 +19,15 @@ pub(super) async fn get(
     Path(id): Path<String>,
 ) -> Result<Response<Body>, Problem> {
     let report = report(&shared, &id).await?;
-    Ok(problem::json(StatusCode::OK, &describe(&report)))
+    let mut job = describe(&report);
+    let pictures = shared.context.gallery.of(&report.id);
+    let is_running = |_: &usize| report.state == JobState::Running;
+    let preview = pictures.and_then(|pictures| pictures.preview).filter(is_running);
+    job["preview"] = preview.map_or(
+        Value::Null,
+        |votes| json!({ "votes": votes, "href": format!("/v1/jobs/{}/pictures/mask", report.id) }),
+    );
+    Ok(problem::json(StatusCode::OK, &job))
 }
 
 /// The first product of a job: the DICOM SEG of a series, the mask of any other image.

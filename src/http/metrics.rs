@@ -89,7 +89,15 @@ fn gauges(context: &Context) -> Result<Registry, SpoolError> {
 
     let mut build: Labels = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     if let Some(model) = &context.model {
-        let Description { name, version, digest, revision, .. } = model.describe();
+        let Description { name, version, digest, revision, engine, .. } = model.describe();
+        let engines = Whole::default();
+        let of = vec![
+            ("provider", engine.provider),
+            ("wanted", engine.wanted),
+            ("progress", engine.progress.to_owned()),
+        ];
+        engines.get_or_create(&of).set(1);
+        registry.register("engine", "Who runs the model, and whether that is to change", engines);
         build.extend([
             ("model", name),
             ("model_version", version),

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 pub use config::Config;
 pub use gallery::{Drawing, Gallery, Pictures};
-pub use model::{Ask, Description, InferError, Model};
+pub use model::{Ask, Description, Engine, InferError, Model};
 pub use problem::{Problem, json, too_large};
 pub use routes::is_loopback;
 pub use serve::{Limits, Peer, Server, blocking, serve};

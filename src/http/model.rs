@@ -25,6 +25,19 @@ pub struct Description {
     pub votes: usize,
     /// Of the configuration in force.
     pub revision: String,
+    pub engine: Engine,
+}
+
+/// Who runs the model, and what is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Engine {
+    /// The execution provider that runs it now, and the one that was asked for.
+    pub provider: String,
+    pub wanted: String,
+    /// `settled`, `building` (the wanted one's engine, while another serves) or `failed`.
+    pub progress: &'static str,
+    /// Why the wanted one does not serve.
+    pub reason: Option<String>,
 }
 
 /// What a request may choose; `None` is what the configuration says.

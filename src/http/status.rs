@@ -71,7 +71,9 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
         .iter()
         .map(|report| {
             let mut job = jobs::describe(report);
-            job["pictures"] = context.gallery.of(&report.id).is_some().into();
+            let pictures = context.gallery.of(&report.id);
+            job["pictures"] = pictures.is_some().into();
+            job["preview"] = pictures.and_then(|pictures| pictures.preview).into();
             job
         })
         .collect();
@@ -80,6 +82,10 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
         json!({
             "name": about.name, "version": about.version, "digest": about.digest,
             "labels": about.labels, "votes": about.votes, "configuration": about.revision,
+            "engine": {
+                "provider": about.engine.provider, "wanted": about.engine.wanted,
+                "progress": about.engine.progress, "reason": about.engine.reason,
+            },
         })
     });
     let device: Vec<_> = sensors::read(FilePath::new("/sys"))

@@ -1,4 +1,4 @@
-use ndarray::{Array4, ArrayView2, ArrayView4, Axis, concatenate, s};
+use ndarray::{Array4, ArrayView2, ArrayView4, ArrayViewMut4, Axis, concatenate, s};
 
 use crate::{
     bundle::{Crop, Prepared},
@@ -14,6 +14,9 @@ pub struct Conditioned<'a> {
     features: Array4<f32>,
     first: usize,
     crop_of: Vec<usize>,
+    /// Of `features`, for the entries of the batch; `guided` are those that the generator was told last.
+    rows: Vec<usize>,
+    guided: Vec<usize>,
 }
 
 impl<'a> Conditioned<'a> {
@@ -40,7 +43,8 @@ impl<'a> Conditioned<'a> {
                 .assign(&generator.condition(images.view())?);
         }
         let crop_of = prepared.samples.iter().map(|sample| sample.crop).collect();
-        Ok(Self { generator, features, first, crop_of })
+        let (rows, guided) = (Vec::new(), Vec::new());
+        Ok(Self { generator, features, first, crop_of, rows, guided })
     }
 }
 
@@ -53,15 +57,18 @@ impl Denoiser for Conditioned<'_> {
         step: usize,
         x: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
-    ) -> Result<Array4<f32>, EngineError> {
-        let rows: Vec<usize> =
-            images.iter().map(|&image| self.crop_of[image] - self.first).collect();
-        if rows.iter().all(|&row| row == rows[0]) {
-            // One image: its features serve the whole batch without a copy.
-            let features = self.features.slice(s![rows[0]..=rows[0], .., .., ..]);
-            return self.generator.denoise(step, x, features, z);
+        x0: ArrayViewMut4<'_, f32>,
+    ) -> Result<(), EngineError> {
+        self.rows.clear();
+        self.rows.extend(images.iter().map(|&image| self.crop_of[image] - self.first));
+        // Where all entries see one image, its features serve batches of any size.
+        if self.rows.iter().all(|&row| row == self.rows[0]) {
+            self.rows.truncate(1);
         }
-        let features = self.features.select(Axis(0), &rows);
-        self.generator.denoise(step, x, features.view(), z)
+        if self.rows != self.guided {
+            self.generator.guide(self.features.view(), &self.rows)?;
+            self.guided.clone_from(&self.rows);
+        }
+        self.generator.denoise(step, x, z, x0)
     }
 }

@@ -4,8 +4,10 @@
 //! once and shared by all votes and steps. The result depends on the case, the bundle, the seed and the
 //! number of votes alone, never on batch sizes or threads. Called by `cli`, `daemon` and the benchmarks.
 
+mod choose;
 mod conditioned;
 mod golden;
+mod preview;
 mod recorded;
 mod vote;
 
@@ -18,13 +20,17 @@ use std::{
 use serde::Serialize;
 
 pub use conditioned::Conditioned;
+pub use preview::Preview;
 pub use recorded::RecordedNoise;
 use vote::Election;
 
 use crate::{
     bundle::{Bundle, BundleError, Manifest, prepare},
-    domain::{Provenance, Segmentation, Volume},
-    engine::{Device, EngineError, Generator, Graphs, Interface, Options, Runtime},
+    domain::{Precision, Provenance, Segmentation, Volume},
+    engine::{
+        EngineError, Engines, Generator, Graphs, Interface, Options, Provider, Runtime, Serving,
+        Standby,
+    },
     sampler::{Noise, Philox, Stopping},
 };
 
@@ -41,6 +47,10 @@ pub enum SegmenterError {
         "the golden case of {bundle} came out {difference:.2e} away from its record, {tolerance:.0e} is allowed; the bundle and this runtime do not belong together"
     )]
     Golden { bundle: String, difference: f32, tolerance: f32 },
+    #[error(
+        "{bundle} has no denoiser in {asked} that may be used; make one with `python -m cdal_onnx quantize`, or choose precision = \"auto\""
+    )]
+    Precision { bundle: String, asked: String },
 }
 
 /// What is asked of the sampler for one case.
@@ -58,6 +68,8 @@ pub struct Request {
     pub seed: u64,
     /// Noise recorded elsewhere, in place of the seed's.
     pub noise: Option<Arc<RecordedNoise>>,
+    /// Sees the mask grow.
+    pub preview: Option<Preview>,
 }
 
 /// A segmentation and what it took.
@@ -67,6 +79,8 @@ pub struct Outcome {
     /// Votes that were asked for; fewer may have been drawn.
     pub votes: usize,
     pub ending: Ending,
+    /// Of the denoiser that drew the votes.
+    pub precision: Precision,
     /// Evaluations of the denoiser for one vote.
     pub steps: usize,
     pub stages: Stages,
@@ -121,7 +135,7 @@ impl Stages {
 #[derive(Debug)]
 pub struct Segmenter {
     bundle: Arc<Bundle>,
-    device: Device<Generator>,
+    device: Standby<Generator>,
 }
 
 impl Segmenter {
@@ -135,16 +149,12 @@ impl Segmenter {
         options: Options,
     ) -> Result<Self, SegmenterError> {
         let bundle = Arc::new(bundle);
-        let owned = Arc::clone(&bundle);
-        let device = Device::start(move || {
-            let graphs =
-                Graphs { condition: owned.condition.clone(), denoiser: owned.denoiser.clone() };
-            Generator::load(&runtime, &graphs, interface(&owned.manifest), &options)
-        })?;
-        Ok(Self { bundle, device })
+        let device = choose::start(&runtime, &bundle, graphs(&bundle), options)?;
+        Ok(Self { bundle, device: Standby::settled(device, options.provider) })
     }
 
-    /// Opens the bundle in `folder`, loads it and runs its golden case.
+    /// Opens the bundle in `folder`, loads it and runs its golden case. TensorRT's engines are built first where they are
+    /// not there yet, which takes minutes.
     ///
     /// # Errors
     /// As [`Bundle::open`] and [`Segmenter::load`], or if the golden case comes out differently.
@@ -153,9 +163,81 @@ impl Segmenter {
         folder: &Path,
         options: Options,
     ) -> Result<Self, SegmenterError> {
-        let segmenter = Self::load(runtime, Bundle::open(folder)?, options)?;
-        segmenter.check_golden()?;
-        Ok(segmenter)
+        let bundle = Arc::new(Bundle::open(folder)?);
+        let device = choose::fastest(&runtime, &bundle, options)?;
+        Ok(Self { bundle, device: Standby::settled(device, options.provider) })
+    }
+
+    /// As [`Segmenter::open`], but ready at once: where TensorRT's engines must be built first, CUDA serves until they are
+    /// and have given the golden case. [`Segmenter::serving`] tells how that stands.
+    ///
+    /// # Errors
+    /// As [`Segmenter::open`].
+    pub fn open_at_once(
+        runtime: Arc<Runtime>,
+        folder: &Path,
+        options: Options,
+    ) -> Result<Self, SegmenterError> {
+        let is_built =
+            |engines: Option<Engines>| engines.is_some_and(|engines| engines.are_whole());
+        let bundle = Arc::new(Bundle::open(folder)?);
+        let wanted = options.provider;
+        if wanted != Provider::TensorRt
+            || is_built(Engines::of(&runtime, &graphs(&bundle), &options))
+        {
+            let device = choose::fastest(&runtime, &bundle, options)?;
+            return Ok(Self { bundle, device: Standby::settled(device, wanted) });
+        }
+        let interim = Options { provider: Provider::Cuda, ..options };
+        let device = choose::fastest(&runtime, &bundle, interim)?;
+        let of = Arc::clone(&bundle);
+        let work =
+            move || choose::fastest(&runtime, &of, options).map_err(|error| error.to_string());
+        let device = Standby::building(device, interim.provider, wanted, work)?;
+        Ok(Self { bundle, device })
+    }
+
+    /// Runs the bundle's golden case: recorded image and noise must give the recorded mean of votes.
+    ///
+    /// # Errors
+    /// [`SegmenterError::Golden`] with the difference, or the engine's error.
+    pub fn check_golden(&self) -> Result<f32, SegmenterError> {
+        let precision = self.precision()?;
+        let device = self.device.current();
+        match self.bundle.manifest.variants.iter().find(|v| v.precision == precision) {
+            Some(variant) => golden::prove_variant(&self.bundle, variant, &device),
+            None => golden::prove(&self.bundle, &device),
+        }
+    }
+
+    /// Of the denoiser that runs.
+    ///
+    /// # Errors
+    /// If the device's thread has ended.
+    pub fn precision(&self) -> Result<Precision, SegmenterError> {
+        Ok(self.device.run(|generator| generator.precision())?)
+    }
+
+    /// The graphs that run.
+    ///
+    /// # Errors
+    /// If the device's thread has ended, or the bundle's folder has changed since.
+    pub fn graphs(&self) -> Result<Graphs, SegmenterError> {
+        let precision = self.precision()?;
+        let variant = self.bundle.manifest.variants.iter().find(|v| v.precision == precision);
+        Ok(match variant {
+            Some(variant) => {
+                let denoiser = self.bundle.variant(variant)?;
+                Graphs { denoiser, precision, ..graphs(&self.bundle) }
+            }
+            None => graphs(&self.bundle),
+        })
+    }
+
+    /// Who runs the graphs, and whether that is to change.
+    #[must_use]
+    pub fn serving(&self) -> Serving {
+        self.device.serving()
     }
 
     #[must_use]
@@ -198,6 +280,7 @@ impl Segmenter {
                 votes,
                 stopping: request.stopping,
                 deadline: request.deadline.map(|deadline| started + deadline),
+                preview: request.preview.as_ref(),
             };
             election.run(generator)
         })??;
@@ -213,6 +296,7 @@ impl Segmenter {
             model: manifest.name.clone(),
             model_version: manifest.version.clone(),
             model_digest: self.bundle.digest.clone(),
+            precision: outcome.precision,
             steps: outcome.steps,
             votes: outcome.votes,
             ending: outcome.ending.to_string(),
@@ -231,6 +315,16 @@ impl Segmenter {
         work: impl FnOnce(&mut Generator) -> R + Send + 'static,
     ) -> Result<R, EngineError> {
         self.device.run(work)
+    }
+}
+
+/// The two canonical graphs of a bundle.
+#[must_use]
+pub fn graphs(bundle: &Bundle) -> Graphs {
+    Graphs {
+        condition: bundle.condition.clone(),
+        denoiser: bundle.denoiser.clone(),
+        precision: Precision::Fp32,
     }
 }
 

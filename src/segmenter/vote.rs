@@ -2,19 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use ndarray::{Array3, Axis, Zip};
+use ndarray::{Array3, ArrayView4, Axis, Zip};
 
-use super::{Conditioned, Ending, Outcome, SegmenterError, Stages, interface};
+use super::{Conditioned, Ending, Outcome, Preview, SegmenterError, Stages, interface};
 use crate::{
     bundle::{Assembly, Crop, Decision, Manifest, Polarity, Prepared, Rounding},
-    engine::Generator,
-    sampler::{Agreement, Ballot, Noise, Schedule, Shape, Stopping, Tally, reachable, sample},
+    engine::{BATCH_PIXELS, Generator},
+    sampler::{Agreement, Ballot, Noise, Sampler, Schedule, Shape, Stopping, Tally, reachable},
 };
 
-/// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
-/// that activations stay near the cache.
-const BATCH_PIXELS: usize = 32 * 1024;
-/// Of those, what a round of an early ending takes at least: one vote more where little is left to decide would leave
+/// Of the pixels of a batch, what a round of an early ending takes at least: one vote more where little is left to decide would leave
 /// cores idle.
 const ROUND_PIXELS: usize = BATCH_PIXELS / 8;
 /// Values of condition features that are held at once (256 MiB); at least one crop's.
@@ -30,6 +27,7 @@ pub(super) struct Election<'a> {
     pub stopping: Stopping,
     /// When the mask must be there, as well as it can be by then.
     pub deadline: Option<Instant>,
+    pub preview: Option<&'a Preview>,
 }
 
 /// What is known of the case so far: its means, and the least and the most they can still become.
@@ -48,16 +46,26 @@ struct Booth {
     tally: Tally,
 }
 
+/// What draws the votes.
+struct Machine<'a, 'g> {
+    conditioned: Conditioned<'g>,
+    sampler: &'a mut Sampler,
+    /// Votes that are drawn at once.
+    batch: usize,
+}
+
 impl Election<'_> {
     pub fn run(&self, generator: &mut Generator) -> Result<Outcome, SegmenterError> {
         let Self { manifest, prepared, .. } = self;
         let shape = self.shape();
         let pixels = shape.label[1] * shape.label[2];
-        let (batch, least) = ((BATCH_PIXELS / pixels).max(1), (ROUND_PIXELS / pixels).max(1));
+        let batch = interface(manifest).batch();
+        let least = (ROUND_PIXELS / pixels).max(1);
         let held = (HELD_FEATURES / (manifest.network.features * pixels)).max(1);
         let mut stages =
             Stages { steps: vec![Duration::ZERO; self.schedule.steps()], ..Stages::default() };
         let mut standing = Standing::new(self);
+        let mut sampler = Sampler::new(shape);
         let (mut drawn, mut is_cut) = (0, false);
         let mut forecast = Forecast::default();
 
@@ -65,10 +73,12 @@ impl Election<'_> {
         for (number, sample) in prepared.samples.iter().enumerate() {
             samples_of[sample.crop].push(number);
         }
+        let precision = generator.precision();
         for (chunk, crops) in prepared.crops.chunks(held).enumerate() {
             let first = chunk * held;
             let started = Instant::now();
-            let mut conditioned = Conditioned::encode(generator, prepared, first, crops, batch)?;
+            let conditioned = Conditioned::encode(generator, prepared, first, crops, batch)?;
+            let mut machine = Machine { conditioned, sampler: &mut sampler, batch };
             stages.condition += started.elapsed();
 
             let started = Instant::now();
@@ -85,10 +95,20 @@ impl Election<'_> {
                 Some(_) => 1,
                 None => self.stopping.first_votes(self.votes),
             };
+            let mut preview = self.preview;
+            // With a deadline, rounds are small as it is.
+            if let (Some(shown), None) = (preview, due) {
+                let steps = &mut stages.steps;
+                if !self.draw_in_sight(shown, &mut machine, &mut booths, more, &standing, steps)? {
+                    preview = None;
+                }
+                open = self.still_open(&booths, &standing, &mut forecast);
+                more = (least / open.len().max(1)).max(1);
+            }
             while !open.is_empty() {
                 let round = Instant::now();
                 let steps = &mut stages.steps;
-                self.round(&mut conditioned, &mut booths, &open, more, batch, steps)?;
+                self.round(&mut machine, &mut booths, &open, more, steps)?;
                 open = self.still_open(&booths, &standing, &mut forecast);
                 // Another round takes as long as this one did.
                 if !open.is_empty() && due.is_some_and(|due| Instant::now() + round.elapsed() > due)
@@ -97,6 +117,9 @@ impl Election<'_> {
                     break;
                 }
                 more = (least / open.len().max(1)).max(1);
+                if let Some(preview) = preview.filter(|_| !open.is_empty()) {
+                    self.show(preview, &standing, &booths);
+                }
             }
             stages.denoise += started.elapsed();
 
@@ -119,7 +142,7 @@ impl Election<'_> {
         };
         stages.assemble += started.elapsed();
         let steps = self.schedule.steps() - self.schedule.end;
-        Ok(Outcome { segmentation, votes: self.votes, ending, steps, stages })
+        Ok(Outcome { segmentation, votes: self.votes, ending, precision, steps, stages })
     }
 
     /// When the crops from `first` on must be done so that the last of the case are done in time.
@@ -135,39 +158,78 @@ impl Election<'_> {
         Shape { label, latent: self.manifest.network.latent }
     }
 
-    /// Draws up to `more` further votes at each open booth, and adds to `steps` what each time-step took.
+    /// Draws up to `more` further votes at each open booth, and adds to `steps` what each time-step took. However many votes
+    /// and steps these are, memory is allocated for the list of ballots alone.
     fn round(
         &self,
-        conditioned: &mut Conditioned<'_>,
+        machine: &mut Machine<'_, '_>,
         booths: &mut [Booth],
         open: &[usize],
         more: usize,
-        batch: usize,
         steps: &mut [Duration],
     ) -> Result<(), SegmenterError> {
-        let ballots: Vec<(usize, Ballot)> = open
-            .iter()
-            .flat_map(|&number| {
-                let Booth { image, tally, .. } = &booths[number];
-                let (image, next) = (*image, tally.votes());
-                let last = (next + more).min(self.votes);
-                (next..last).map(move |vote| (number, Ballot { image, vote }))
-            })
-            .collect();
-        for ballots in ballots.chunks(batch) {
-            let (numbers, ballots): (Vec<usize>, Vec<Ballot>) = ballots.iter().copied().unzip();
-            let shape = self.shape();
+        let Machine { conditioned, sampler, batch } = machine;
+        let most = open.len() * more.min(self.votes);
+        let (mut numbers, mut ballots) = (Vec::with_capacity(most), Vec::with_capacity(most));
+        for &number in open {
+            let Booth { image, tally, .. } = &booths[number];
+            let next = tally.votes();
+            for vote in next..(next + more).min(self.votes) {
+                numbers.push(number);
+                ballots.push(Ballot { image: *image, vote });
+            }
+        }
+        for (numbers, ballots) in numbers.chunks(*batch).zip(ballots.chunks(*batch)) {
             let mut started = Instant::now();
-            let clock = |step: usize, _: &_, _: &_| {
+            let clock = |step: usize, _: ArrayView4<'_, f32>, _: ArrayView4<'_, f32>| {
                 steps[step] += started.elapsed();
                 started = Instant::now();
             };
-            let drawn = sample(conditioned, &self.schedule, shape, self.noise, &ballots, clock)?;
+            let drawn = sampler.sample(conditioned, &self.schedule, self.noise, ballots, clock)?;
             for (&number, x0) in numbers.iter().zip(drawn.axis_iter(Axis(0))) {
                 booths[number].tally.add(x0);
             }
         }
         Ok(())
+    }
+
+    /// Draws the first `votes` at every booth, and shows the mask after 1, 2, 4, 8… of them; `false` if the rest takes too
+    /// little time for that.
+    fn draw_in_sight(
+        &self,
+        preview: &Preview,
+        machine: &mut Machine<'_, '_>,
+        booths: &mut [Booth],
+        votes: usize,
+        standing: &Standing,
+        steps: &mut [Duration],
+    ) -> Result<bool, SegmenterError> {
+        let open: Vec<usize> = (0..booths.len()).collect();
+        let (started, mut drawn) = (Instant::now(), 0);
+        while drawn < votes {
+            let more = drawn.clamp(1, votes - drawn);
+            self.round(machine, booths, &open, more, steps)?;
+            drawn += more;
+            let rest = started.elapsed() / drawn as u32 * (self.votes - drawn) as u32;
+            if drawn == 1 && rest < preview.worth {
+                self.round(machine, booths, &open, votes - drawn, steps)?;
+                return Ok(false);
+            }
+            if drawn < self.votes {
+                self.show(preview, standing, booths);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Shows what is known so far: of a case that is sampled in parts, the parts before and this one.
+    fn show(&self, preview: &Preview, standing: &Standing, booths: &[Booth]) {
+        let mut now = standing.now.clone();
+        for Booth { crop, tally, .. } in booths {
+            now.add(*crop, tally.mean().view(), tally.mask().view());
+        }
+        let votes = booths.iter().map(|booth| booth.tally.votes()).min().unwrap_or(0);
+        preview.show(now.finish(self.manifest, &self.prepared.grid), votes);
     }
 
     /// The booths whose further votes could matter.

@@ -1,6 +1,6 @@
 //! Validation by the real sampler, with the network as it stands.
 
-use ndarray::{Array1, Array3, Array4, ArrayView2, ArrayView4, Axis, concatenate};
+use ndarray::{Array1, Array3, Array4, ArrayView2, ArrayView4, ArrayViewMut4, Axis, concatenate};
 
 use super::{Held, Inputs, TrainError, TrainingSession, Validation};
 use crate::{
@@ -117,7 +117,8 @@ impl Denoiser for UnderTraining<'_> {
         step: usize,
         x: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
-    ) -> Result<Array4<f32>, TrainError> {
+        mut x0: ArrayViewMut4<'_, f32>,
+    ) -> Result<(), TrainError> {
         let prepared = &self.case.prepared;
         let pixels: Vec<_> = images
             .iter()
@@ -133,6 +134,9 @@ impl Denoiser for UnderTraining<'_> {
             .floats("z", z)
             .floats("target", x);
         let predicted = self.session.evaluate(&inputs)?.take("x0")?;
-        predicted.into_dimensionality().map_err(|e| TrainError::Runtime(e.to_string()))
+        let predicted: Array4<f32> =
+            predicted.into_dimensionality().map_err(|e| TrainError::Runtime(e.to_string()))?;
+        x0.assign(&predicted);
+        Ok(())
     }
 }

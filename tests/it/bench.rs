@@ -71,6 +71,15 @@ fn a_sampler_is_measured_stage_by_stage() {
     let digest = <sha2::Sha256 as sha2::Digest>::digest(model);
     assert_eq!(point["setting"]["model_digest"], cdal::durable::hex(&digest));
     assert!(report["runtime"].as_str().unwrap().contains("ORT"), "{}", report["runtime"]);
+    let nodes = point["setting"]["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 2, "one provider for each graph: {nodes:?}");
+    for (nodes, graph) in nodes.iter().zip(["condition", "denoiser"]) {
+        assert_eq!(
+            (&nodes["graph"], &nodes["provider"]),
+            (&graph.into(), &"CPUExecutionProvider".into())
+        );
+        assert!(nodes["operators"]["Conv"].as_u64().unwrap() > 3, "{nodes}");
+    }
     let page = fs::read_to_string(page).unwrap();
     assert!(page.contains("<svg") && page.contains("too few: 64 needed"));
     assert!(!page.contains("http"), "it needs nothing from elsewhere");

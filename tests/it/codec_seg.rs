@@ -32,6 +32,7 @@ fn provenance(seed: u64) -> Provenance {
         model: "hippocampus".into(),
         model_version: "1.2.0".into(),
         model_digest: "0123456789abcdef".repeat(4),
+        precision: cdal::domain::Precision::Fp32,
         steps: 2,
         votes: 5,
         ending: "exact drawn=3.20 dice=1.0000".into(),

@@ -447,7 +447,7 @@ fn killed_at_every_arrow_the_device_comes_to_the_release() {
     let sent = site.series();
     let mut tried = std::collections::BTreeSet::new();
     // Each arrow dies once before its commit, which leaves the device where it was, and once after it.
-    let mut arrow = |pass: u32| {
+    let arrow = |pass: u32| {
         let before = Status::read(&site.path("fleet"), 0).ok().map(|status| status.phase);
         site.die("fleet.recorded", pass);
         assert_eq!(before.unwrap_or(Phase::Idle), site.status().phase, "not committed");
@@ -465,7 +465,7 @@ fn killed_at_every_arrow_the_device_comes_to_the_release() {
         }
         assert_eq!(site.status().phase, Phase::Downloading);
     }
-    let mut arrow = |pass| {
+    let arrow = |pass| {
         site.die("fleet.recorded", pass);
         site.die("fleet.committed", pass);
         site.status().phase

@@ -11,6 +11,7 @@ mod commitment;
 mod config;
 mod crash;
 mod delivery;
+mod engine;
 mod eval;
 mod fleet_agent;
 mod fleet_collect;

@@ -9,7 +9,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("durable", &[]),
     ("tls", &[]),
     ("codec", &[]),
-    ("engine", &[]),
+    ("engine", &["durable"]),
     ("spool", &["durable"]),
     ("sampler", &[]),
     ("phantom", &["sampler"]),

@@ -6,7 +6,7 @@ use cdal::{
     sampler::{Ballot, Denoiser, Recorded, Schedule, Shape, Tally, Variance, sample},
     segmenter::Segmenter,
 };
-use ndarray::{Array3, Array4, Array5, ArrayD, ArrayView2, ArrayView4, Axis};
+use ndarray::{Array3, Array4, Array5, ArrayD, ArrayView2, ArrayView4, ArrayViewMut4, Axis};
 
 use crate::project::{largest_difference, reference, reference_bundle, runtime, tensors};
 
@@ -50,10 +50,7 @@ fn geometric_variance_is_supported() {
     assert!((f64::from(schedule.posterior[0].beta) - (1.0 - second / first)).abs() < 1e-6);
 }
 
-struct OneImage<'a> {
-    generator: &'a mut Generator,
-    features: Array4<f32>,
-}
+struct OneImage<'a>(&'a mut Generator);
 
 impl Denoiser for OneImage<'_> {
     type Error = cdal::engine::EngineError;
@@ -64,8 +61,9 @@ impl Denoiser for OneImage<'_> {
         step: usize,
         x: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
-    ) -> Result<Array4<f32>, Self::Error> {
-        self.generator.denoise(step, x, self.features.view(), z)
+        x0: ArrayViewMut4<'_, f32>,
+    ) -> Result<(), Self::Error> {
+        self.0.denoise(step, x, z, x0)
     }
 }
 
@@ -93,15 +91,16 @@ fn sampler_agrees_with_every_recorded_step() {
                 let ballots: Vec<_> =
                     (0..x_init.dim().0).map(|vote| Ballot { image: 0, vote }).collect();
                 let features = generator.condition(image.view()).unwrap();
-                let mut denoiser = OneImage { generator, features };
+                generator.guide(features.view(), &[0]).unwrap();
+                let mut denoiser = OneImage(generator);
                 let compare = |name: &str, ours: &ArrayD<f32>| {
                     let worst = largest_difference(&recorded[name], ours);
                     println!("{model} {name}: {worst:.1e}");
                     assert!(worst <= 1e-4, "{model} {name}: {worst}");
                 };
                 let x = sample(&mut denoiser, &schedule, shape, &noise, &ballots, |i, x0, x| {
-                    compare(&format!("x0_step{i}"), &x0.clone().into_dyn());
-                    compare(&format!("x_step{i}"), &x.clone().into_dyn());
+                    compare(&format!("x0_step{i}"), &x0.to_owned().into_dyn());
+                    compare(&format!("x_step{i}"), &x.to_owned().into_dyn());
                 })
                 .unwrap();
                 let short = schedule.clone().cut_short(1);

@@ -253,6 +253,7 @@ fn a_series_is_paired_with_its_segmentation() {
         model: "m".into(),
         model_version: "1".into(),
         model_digest: "0".into(),
+        precision: cdal::domain::Precision::Fp32,
         steps: 1,
         votes: 1,
         ending: String::new(),

@@ -133,9 +133,10 @@ pub fn measure(
     let rounds = stand.rounds(&mut senders, &bare, input, tell)?;
     let energy = meter.stop();
 
+    let setting = bare.setting(runtime)?;
     let [of_bare, of_daemon] = [
-        Point::new("bare sampler".into(), bare.setting(), &rounds.bare, rounds.bare_seconds),
-        Point::new("daemon".into(), bare.setting(), &rounds.daemon, rounds.daemon_seconds),
+        Point::new("bare sampler".into(), setting.clone(), &rounds.bare, rounds.bare_seconds),
+        Point::new("daemon".into(), setting, &rounds.daemon, rounds.daemon_seconds),
     ];
     let alone = plan.associations == 1;
     let daemon = Daemon {

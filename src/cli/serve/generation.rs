@@ -13,7 +13,7 @@ use crate::config::{self, Loaded};
 use crate::daemon::{
     self, Claim, Daemon, JobError, NoModel, Product, Pulse, SegmentWorker, Worker,
 };
-use crate::engine::{Options, Purpose, Runtime};
+use crate::engine::{Purpose, Runtime};
 use crate::fleet::agent::{Agent, Blueprint, Content, Event, Load, Served};
 use crate::http::{Drawing, Model};
 use crate::segmenter::Segmenter;
@@ -59,23 +59,19 @@ pub(in crate::cli) fn load(files: &[PathBuf], blueprint: &Blueprint) -> anyhow::
 /// Loads the model: the golden case has run when this returns.
 pub(in crate::cli) fn segmenter(settings: &config::Settings) -> anyhow::Result<Segmenter> {
     let config::Settings { runtime, model, .. } = settings;
-    let library = library(runtime.library.as_deref())?;
-    let options = Options {
-        provider: runtime.provider,
-        device: 0,
-        intra_threads: Some(runtime.intra_threads).filter(|&threads| threads > 0),
-    };
-    Ok(Segmenter::open(library, &model.bundle, options)?)
+    let library = library(runtime)?;
+    Ok(Segmenter::open_at_once(library, &model.bundle, runtime.options())?)
 }
 
 /// ONNX Runtime, which a process loads once for all generations.
-fn library(configured: Option<&Path>) -> anyhow::Result<Arc<Runtime>> {
+fn library(runtime: &config::Runtime) -> anyhow::Result<Arc<Runtime>> {
     static LIBRARY: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
     let mut library = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(library) = &*library {
         return Ok(Arc::clone(library));
     }
-    let loaded = Arc::new(Runtime::load(Purpose::Inference, configured)?);
+    let loaded = Runtime::load(Purpose::Inference, runtime.library.as_deref())?;
+    let loaded = Arc::new(loaded.with_cache(runtime.cache.clone()));
     *library = Some(Arc::clone(&loaded));
     Ok(loaded)
 }

@@ -7,7 +7,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
 use super::element::{code, code_of, put, put_items, put_text};
-use crate::domain::{Label, Provenance};
+use crate::domain::{Label, Precision, Provenance};
 
 pub(super) const MANUFACTURER: &str = "cdal";
 
@@ -17,6 +17,9 @@ pub(in crate::codec) fn parameters(provenance: &Provenance) -> String {
         "bundle sha256={} steps={} votes={} seed={}",
         provenance.model_digest, provenance.steps, provenance.votes, provenance.seed
     );
+    if provenance.precision != Precision::Fp32 {
+        let _ = write!(text, " precision={}", provenance.precision.name());
+    }
     if !provenance.ending.is_empty() {
         let _ = write!(text, " ending={}", provenance.ending.replace(' ', ","));
     }

@@ -8,7 +8,11 @@ use ort::{
     value::{Shape, SymbolicDimensions, TensorElementType::Float32, ValueType},
 };
 
-use super::{Parts, dimensions, input};
+use super::{
+    Parts,
+    context::{input, output, par_for},
+    dimensions,
+};
 
 /// Zero insertion by 2, then a blur with four taps along both axes: every output pixel is a mixture of the four input
 /// pixels around it.
@@ -57,14 +61,11 @@ impl Operator for FirUp {
 
 impl Kernel for FirUpKernel {
     fn compute(&mut self, context: &ComputeContext) -> Result<()> {
-        let x = input(context, 0)?;
-        let (shape, x) = x.try_extract_tensor::<f32>()?;
-        let [n, c, h, w] = dimensions(shape)?;
+        let (shape, x) = input(context, 0)?;
+        let [n, c, h, w] = dimensions(&shape)?;
         let doubled = [n, c, 2 * h, 2 * w];
-        let mut y = context.output(0, doubled.map(|d| d as i64))?.expect("the output is required");
-        let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-        let parts = Parts::new(y);
-        context.par_for(n * c, 0, |plane| {
+        let parts = Parts::new(output(context, &doubled.map(|d| d as i64))?);
+        par_for(context, n * c, |plane| {
             let from = &x[plane * h * w..(plane + 1) * h * w];
             // SAFETY: one call a plane.
             up(from, w, &self.taps, unsafe { parts.part(plane, 4 * h * w) });

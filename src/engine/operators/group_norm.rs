@@ -8,7 +8,11 @@ use ort::{
     value::TensorElementType::Float32,
 };
 
-use super::{Parts, dimensions, input};
+use super::{
+    Parts,
+    context::{input, output, par_for},
+    dimensions,
+};
 
 /// GroupNorm of X [N, C, H, W] + offset, times scale, plus shift, then SiLU: those that the operator's name says. What is
 /// given a channel is [1 or N, C]. Statistics are read in one pass, the rest is done in a second, while the group is in
@@ -83,27 +87,20 @@ impl<'a> PerChannel<'a> {
 
 impl Kernel for GroupNormKernel {
     fn compute(&mut self, context: &ComputeContext) -> Result<()> {
-        let inputs = [input(context, 0)?, input(context, 1)?, input(context, 2)?];
-        let (shape, x) = inputs[0].try_extract_tensor::<f32>()?;
-        let [n, c, h, w] = dimensions(shape)?;
+        let (shape, x) = input(context, 0)?;
+        let [n, c, h, w] = dimensions(&shape)?;
         if c % self.groups != 0 {
             return Err(ort::Error::new(format!("{c} channels in {} groups", self.groups)));
         }
-        let per_channel = |values| PerChannel::new(values, c, n);
-        let scale = per_channel(inputs[1].try_extract_tensor::<f32>()?.1)?;
-        let shift = per_channel(inputs[2].try_extract_tensor::<f32>()?.1)?;
-        let fourth = if self.offset { Some(input(context, 3)?) } else { None };
-        let offset = match &fourth {
-            Some(offset) => Some(per_channel(offset.try_extract_tensor::<f32>()?.1)?),
-            None => None,
-        };
-        let mut y = context.output(0, shape.to_vec())?.expect("the output is required");
-        let (_, y) = y.try_extract_tensor_mut::<f32>()?;
+        let per_channel = |index| PerChannel::new(input(context, index)?.1, c, n);
+        let (scale, shift) = (per_channel(1)?, per_channel(2)?);
+        let offset = if self.offset { Some(per_channel(3)?) } else { None };
+        let y = output(context, &shape)?;
 
         let (plane, channels) = (h * w, c / self.groups);
         let size = channels * plane;
         let parts = Parts::new(y);
-        context.par_for(n * self.groups, 0, |index| {
+        par_for(context, n * self.groups, |index| {
             let (n, group) = (index / self.groups, index % self.groups);
             let here = group * channels..(group + 1) * channels;
             let offset = offset.map(|offset| &offset.of(n)[here.clone()]);

@@ -4,15 +4,12 @@
 //! `onnx/cdal_onnx/fused.py` defines the operators by standard ones, and a model carries these definitions; a session
 //! without these kernels (on a GPU) runs them. Results do not depend on threads: each group or plane is one thread's.
 
+mod context;
 mod fir_up;
 mod group_norm;
 mod residual_mean;
 
-use ort::{
-    Result,
-    operator::{ComputeContext, OperatorDomain},
-    value::ValueRef,
-};
+use ort::{Result, operator::OperatorDomain};
 
 /// The domain and all its kernels, to be added to a session that runs on the CPU.
 pub(super) fn domain() -> Result<OperatorDomain> {
@@ -22,10 +19,6 @@ pub(super) fn domain() -> Result<OperatorDomain> {
         .add(group_norm::GroupNorm { name: "OffsetGroupNormSiLU", offset: true, silu: true })?
         .add(residual_mean::ResidualMean)?
         .add(fir_up::FirUp)
-}
-
-fn input(context: &ComputeContext, index: usize) -> Result<ValueRef<'_>> {
-    context.input(index)?.ok_or_else(|| ort::Error::new(format!("input {index} is missing")))
 }
 
 /// [N, C, H, W] of a feature map.

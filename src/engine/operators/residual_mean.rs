@@ -10,7 +10,10 @@ use ort::{
     value::TensorElementType::Float32,
 };
 
-use super::{Parts, input};
+use super::{
+    Parts,
+    context::{input, output, par_for},
+};
 
 /// (A + B)/√2, the rescaled sum of a residual connection.
 pub struct ResidualMean;
@@ -45,17 +48,14 @@ impl Operator for ResidualMean {
 
 impl Kernel for ResidualMean {
     fn compute(&mut self, context: &ComputeContext) -> Result<()> {
-        let (a, b) = (input(context, 0)?, input(context, 1)?);
-        let ((shape, a), (other, b)) =
-            (a.try_extract_tensor::<f32>()?, b.try_extract_tensor::<f32>()?);
-        if **shape != **other {
+        let ((shape, a), (other, b)) = (input(context, 0)?, input(context, 1)?);
+        if shape != other {
             return Err(ort::Error::new(format!("{shape:?} and {other:?} are added")));
         }
-        let mut y = context.output(0, shape.to_vec())?.expect("the output is required");
-        let (_, y) = y.try_extract_tensor_mut::<f32>()?;
+        let y = output(context, &shape)?;
         let whole = a.len() / CHUNK;
         let parts = Parts::new(y);
-        context.par_for(whole, 0, |index| {
+        par_for(context, whole, |index| {
             let here = index * CHUNK..(index + 1) * CHUNK;
             // SAFETY: one call an index.
             mean(&a[here.clone()], &b[here], unsafe { parts.part(index, CHUNK) });

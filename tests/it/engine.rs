@@ -1,0 +1,188 @@
+//! What the engine tells of itself, and the mask while it grows.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use cdal::{
+    domain::{Precision, PrecisionChoice, Volume},
+    engine::{Options, Progress, Provider},
+    phantom::phantom,
+    segmenter::{Preview, Request, Segmenter},
+};
+use ndarray::{Array3, s};
+
+use crate::project::{cdal, cdal_onnx, python, root, runtime, said};
+
+/// A few slices of a phantom.
+fn volume() -> Volume {
+    let whole = phantom(3).volume;
+    Volume { samples: whole.samples.slice(s![.., 12..15, .., ..]).to_owned(), ..whole }
+}
+
+#[test]
+fn a_preview_shows_the_vote_grow_and_changes_nothing() {
+    let folder = root().join("onnx/phantom");
+    // Without engines to build, opening at once is opening.
+    let segmenter = Segmenter::open_at_once(runtime(), &folder, Options::default()).unwrap();
+    let serving = segmenter.serving();
+    assert_eq!((serving.provider, serving.wanted), (Provider::Cpu, Provider::Cpu));
+    assert_eq!(serving.progress, Progress::Settled);
+    let volume = volume();
+    let ask = |votes, rule: &str| Request {
+        votes: Some(votes),
+        stopping: rule.parse().unwrap(),
+        seed: 5,
+        ..Request::default()
+    };
+    for rule in ["never", "exact", "certified:0.99", "adaptive:0.005"] {
+        let plain = segmenter.segment(&volume, &ask(7, rule)).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::<(usize, Array3<u8>)>::new()));
+        let show = {
+            let seen = Arc::clone(&seen);
+            move |segmentation: cdal::domain::Segmentation, votes| {
+                seen.lock().unwrap().push((votes, segmentation.mask));
+            }
+        };
+        let preview = Some(Preview::new(Duration::ZERO, show));
+        let outcome = segmenter.segment(&volume, &Request { preview, ..ask(7, rule) }).unwrap();
+        assert_eq!(outcome.segmentation, plain.segmentation, "{rule}");
+        assert_eq!(outcome.ending, plain.ending, "{rule}");
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen[0].0, 1, "{rule}");
+        assert!(seen.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{rule}");
+        let single = segmenter.segment(&volume, &ask(1, "never")).unwrap();
+        assert_eq!(seen[0].1, single.segmentation.mask, "the first vote is shown");
+        if rule == "never" {
+            let votes: Vec<usize> = seen.iter().map(|(votes, _)| *votes).collect();
+            assert_eq!(votes, [1, 2, 4]);
+        }
+    }
+    // A rest that takes no time is not worth a look.
+    let preview = Preview::new(Duration::from_hours(1), |_, _| panic!("shown"));
+    let request = Request { preview: Some(preview), ..ask(3, "never") };
+    let outcome = segmenter.segment(&volume, &request).unwrap();
+    assert_eq!(
+        outcome.segmentation,
+        segmenter.segment(&volume, &ask(3, "never")).unwrap().segmentation
+    );
+}
+
+#[test]
+fn a_preview_lies_beside_the_results_until_they_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cases, out) = (folder.path().join("cases"), folder.path().join("out"));
+    let [cases_text, out_text] = [&cases, &out].map(|path| path.to_str().unwrap());
+    let made = cdal(&["phantom", "--out", cases_text, "--seed", "7"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let series = cases.join("images/phantom-00007");
+    let output = cdal(&[
+        "segment",
+        "--bundle",
+        "onnx/phantom",
+        "--votes",
+        "2",
+        "--preview",
+        "--format",
+        "nifti",
+        "--out",
+        out_text,
+        series.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("phantom-00007: 1 votes, "), "{}", said(&output));
+    let left: Vec<_> =
+        std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["phantom-00007.nii.gz"]);
+}
+
+#[test]
+fn a_check_names_who_ran_every_node() {
+    let output = cdal(&["bundle", "check", "onnx/phantom", "--nodes"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().skip(1).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for (line, graph) in lines.iter().zip(["condition", "denoiser"]) {
+        assert!(
+            line.starts_with(graph) && line.contains("nodes by CPUExecutionProvider"),
+            "{line}"
+        );
+        assert!(line.contains(" Conv") && line.contains("GroupNorm"), "{line}");
+    }
+}
+
+/// A bundle with an int8 denoiser beside the canonical one.
+fn quantised(folder: &Path) -> PathBuf {
+    let series = folder.join("series");
+    let made = cdal(&["phantom", "--out", series.to_str().unwrap(), "--seed", "11"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let [crops, bundle] = ["crops.safetensors", "int8"].map(|name| folder.join(name));
+    let case = series.join("images/phantom-00011");
+    let (crops, case) = (crops.to_str().unwrap(), case.to_str().unwrap());
+    let taken = cdal(&["bundle", "crops", "onnx/phantom", "--out", crops, "--each", "6", case]);
+    assert!(taken.status.success(), "{}", said(&taken));
+    let of = root().join("onnx/phantom");
+    let (of, out) = (of.to_str().unwrap(), bundle.to_str().unwrap());
+    let ask = ["quantize", "--bundle", of, "--crops", crops, "--votes", "2", "--out", out];
+    let output = Command::new(python())
+        .args(["-m", "cdal_onnx"])
+        .args(ask)
+        .args(["--least-dice", "1.01"])
+        .env("PYTHONPATH", root().join("onnx"))
+        .output()
+        .unwrap();
+    assert!(!output.status.success() && !bundle.exists());
+    assert!(said(&output).contains("asked are 1.01; not written"), "{}", said(&output));
+    cdal_onnx(&[&ask[..], &["--least-dice", "0.95"]].concat());
+    bundle
+}
+
+#[test]
+fn a_variant_is_used_where_it_proves_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = quantised(folder.path());
+    let of = |precision| Options { precision, ..Options::default() };
+    let volume = volume();
+    let request = Request { votes: Some(3), ..Request::default() };
+    let segment = |choice| {
+        let segmenter = Segmenter::open(runtime(), &bundle, of(choice)).unwrap();
+        segmenter.check_golden().unwrap();
+        let outcome = segmenter.segment(&volume, &request).unwrap();
+        let provenance = segmenter.provenance(&outcome, 0, "");
+        assert_eq!(provenance.precision, outcome.precision);
+        outcome
+    };
+    let [exact, quick] = [PrecisionChoice::Fp32, PrecisionChoice::Int8].map(segment);
+    assert_eq!((exact.precision, quick.precision), (Precision::Fp32, Precision::Int8));
+    assert_ne!(exact.segmentation.agreement, quick.segmentation.agreement);
+    let marked = |mask: &Array3<u8>| mask.iter().filter(|&&value| value > 0).count();
+    let pairs = exact.segmentation.mask.iter().zip(&quick.segmentation.mask);
+    let both = pairs.filter(|&(&a, &b)| a > 0 && a == b).count();
+    let sum = marked(&exact.segmentation.mask) + marked(&quick.segmentation.mask);
+    assert!(2 * both >= sum * 9 / 10, "{both} of {sum}");
+    // Which of them is faster is this machine's affair; either is one of the two.
+    let auto = segment(PrecisionChoice::Auto);
+    let same = if auto.precision == Precision::Int8 { &quick } else { &exact };
+    assert_eq!(auto.segmentation, same.segmentation);
+
+    let missing = Segmenter::open(runtime(), &bundle, of(PrecisionChoice::Fp16));
+    let said = missing.unwrap_err().to_string();
+    assert!(said.contains("no denoiser in fp16"), "{said}");
+
+    // One that is not what was admitted is an error where it was asked for, and left out where it was not.
+    let manifest = bundle.join("bundle.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let rms = text.lines().find(|line| line.starts_with("golden_rms")).unwrap();
+    std::fs::write(&manifest, text.replace(rms, "golden_rms = 0.0")).unwrap();
+    let refused = Segmenter::open(runtime(), &bundle, of(PrecisionChoice::Int8));
+    assert!(refused.unwrap_err().to_string().contains("in int8 came out"));
+    let auto = Segmenter::open(runtime(), &bundle, of(PrecisionChoice::Auto)).unwrap();
+    assert_eq!(auto.precision().unwrap(), Precision::Fp32);
+    std::fs::write(bundle.join("denoiser.int8.onnx"), b"other").unwrap();
+    let refused = Segmenter::open(runtime(), &bundle, of(PrecisionChoice::Int8));
+    assert!(refused.unwrap_err().to_string().contains("SHA-256"));
+}
