@@ -14,7 +14,7 @@ use super::jobs::Jobs;
 use super::keep::look_after;
 use super::reporters::Reporters;
 use super::{DaemonError, Settings, Worker};
-use crate::deliver;
+use crate::deliver::{self, Holdings};
 use crate::http::{self, Gallery, Server, Vitals};
 use crate::ingest::dicom::{Completion, Scp};
 use crate::ingest::{self, Intake, SpoolSink};
@@ -126,7 +126,9 @@ impl Daemon {
 
         let destinations = Arc::new(Destinations::new(spool.clone()));
         destinations.replace(&configured)?;
-        let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool);
+        let holder = spool.clone();
+        let held: Holdings = Arc::new(move |objects| holder.held(objects));
+        let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool, &held);
         let reporters = Arc::new(reporters);
 
         let health = watch::Sender::new(Health::default());
