@@ -217,3 +217,47 @@ impl Sink for FolderSink {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(class: &str, instance: &str) -> SopReference {
+        let uid = |text| Uid::parse(text).unwrap();
+        SopReference { sop_class_uid: uid(class), sop_instance_uid: uid(instance) }
+    }
+
+    fn file(SopReference { sop_class_uid, sop_instance_uid }: &SopReference) -> Vec<u8> {
+        let syntax = Uid::parse("1.2.840.10008.1.2").unwrap();
+        let mut file = part10::header(sop_class_uid, sop_instance_uid, &syntax);
+        let [class, instance] = [sop_class_uid, sop_instance_uid].map(Uid::as_str);
+        for (tag, uid) in [([8, 0x16], class), ([8, 0x18], instance), ([0x20, 0xe], "2.25.7")] {
+            let uid = if uid.len() % 2 == 1 { format!("{uid}\0") } else { uid.to_owned() };
+            file.extend(tag.map(u16::to_le_bytes).concat());
+            file.extend((uid.len() as u32).to_le_bytes());
+            file.extend(uid.bytes());
+        }
+        file
+    }
+
+    #[test]
+    fn only_what_is_there_under_its_own_name_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = FolderSink::open(folder.path(), |_| ()).unwrap();
+        let keep = |bytes: &[u8]| sink.keep(durable::write(folder.path(), bytes).unwrap(), None);
+        let whole = object("1.2.3", "2.25.1");
+        assert_eq!(keep(&file(&whole)).unwrap(), whole);
+        let twice = object("1.2.3", "2.25.2");
+        keep(&file(&twice)).unwrap();
+        keep(&[file(&twice), vec![0; 8]].concat()).unwrap();
+        // By serial line a file has the name that its sender gives it.
+        let stolen = object("1.2.3", "2.25.3");
+        std::fs::write(folder.path().join("2.25.3.dcm"), file(&whole)).unwrap();
+        std::fs::write(folder.path().join("2.25.4.dcm"), b"no DICOM").unwrap();
+        let asked = [whole, object("1.2.4", "2.25.1"), twice, stolen, object("1.2.3", "2.25.4")];
+        assert_eq!(
+            sink.held(&asked).unwrap(),
+            [Held::Safe, Held::OtherClass, Held::Contradicted, Held::Unknown, Held::Unknown]
+        );
+    }
+}

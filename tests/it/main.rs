@@ -30,6 +30,7 @@ mod scripts;
 mod serial;
 mod serve_http;
 mod spool;
+mod station;
 mod stopping;
 mod support;
 mod surroundings;
