@@ -2,14 +2,15 @@
 //!
 //! The parser underneath believes declared lengths (it reserves and zeroes them before reading) and
 //! descends into sequences by recursion. Every data set is therefore walked once, cheaply, before it is
-//! parsed: lengths must fit in the file, nesting and element count have limits.
+//! parsed: lengths must fit in the file, nesting and element count have limits. It also reads whole numbers
+//! alone, and would take what is left of a length for the next element: lengths must be of whole numbers.
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
-use dicom_core::Tag;
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::uids;
 use dicom_encoding::{Endianness, TransferSyntax, TransferSyntaxIndex};
 use dicom_object::InMemDicomObject;
@@ -180,26 +181,42 @@ fn walk(path: &Path, data: &[u8], ts: &TransferSyntax) -> Result<(), CodecError>
     let mut reader =
         LazyDataSetReader::new_with_ts(Cursor::new(data), ts).map_err(|error| failed(&error))?;
     let (mut depth, mut elements) = (0_usize, 0_usize);
+    // The first item of a pixel sequence holds numbers, the others bytes (PS3.5 section A.4).
+    let mut offsets_next = false;
     while let Some(token) = reader.advance() {
         let token = token.map_err(|error| failed(&error))?;
-        let (length, position) = match &token {
-            LazyDataToken::LazyValue { header, decoder } => (header.len.0, decoder.position()),
-            LazyDataToken::LazyItemValue { len, decoder } => (*len, decoder.position()),
+        let (length, unit, position) = match &token {
+            LazyDataToken::LazyValue { header, decoder } => {
+                (header.len.0, bytes_of_number(header.vr), decoder.position())
+            }
+            LazyDataToken::LazyItemValue { len, decoder } => {
+                let unit = if std::mem::take(&mut offsets_next) { 4 } else { 1 };
+                (*len, unit, decoder.position())
+            }
             LazyDataToken::SequenceStart { .. } | LazyDataToken::PixelSequenceStart => {
                 depth += 1;
-                (0, 0)
+                offsets_next = matches!(token, LazyDataToken::PixelSequenceStart);
+                (0, 1, 0)
             }
             LazyDataToken::SequenceEnd => {
                 depth = depth.saturating_sub(1);
-                (0, 0)
+                (0, 1, 0)
+            }
+            // An empty table has no value.
+            LazyDataToken::ItemEnd => {
+                offsets_next = false;
+                (0, 1, 0)
             }
             _ => {
                 elements += 1;
-                (0, 0)
+                (0, 1, 0)
             }
         };
         if depth > MAX_DEPTH || elements > MAX_ELEMENTS {
             return Err(malformed(path, "its sequences are nested or repeated beyond reason"));
+        }
+        if !length.is_multiple_of(unit) {
+            return Err(malformed(path, "an element holds a part of a number"));
         }
         let needed = position + u64::from(length);
         if needed > data.len() as u64 {
@@ -213,6 +230,16 @@ fn walk(path: &Path, data: &[u8], ts: &TransferSyntax) -> Result<(), CodecError>
         token.skip().map_err(|error| failed(&error))?;
     }
     Ok(())
+}
+
+/// How long one value is, where a value is a number (PS3.5 table 6.2-1).
+fn bytes_of_number(vr: VR) -> u32 {
+    match vr {
+        VR::US | VR::SS | VR::OW => 2,
+        VR::UL | VR::SL | VR::FL | VR::AT | VR::OL | VR::OF => 4,
+        VR::UV | VR::SV | VR::FD | VR::OV | VR::OD => 8,
+        _ => 1,
+    }
 }
 
 /// The text of an element, without padding; empty values count as absent.
