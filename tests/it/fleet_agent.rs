@@ -163,7 +163,7 @@ impl Site {
                 canary: vec![],
                 waves: vec![Wave { up_to: 1.0, after: Duration::ZERO, duration: Duration::ZERO }],
                 failure_threshold: 0.5,
-                silence: Duration::from_secs(60),
+                silence: Duration::from_mins(1),
             },
             probation: Probation {
                 healthy: Duration::from_millis(500),
@@ -503,7 +503,7 @@ fn kill_at_random(moments: u64, seed: u64) {
     let publish = |site: &Site, counter: u64| {
         // Nobody reproduces the golden case of every third release so well.
         let mut release = site.release(counter, |parts| {
-            if counter % 3 == 0 {
+            if counter.is_multiple_of(3) {
                 edit(parts, "tolerance = 0.001", "tolerance = 0.000000001");
             }
         });
@@ -523,13 +523,13 @@ fn kill_at_random(moments: u64, seed: u64) {
             *seen.entry(status.phase.to_string()).or_default() += 1;
             let is_own = status.last_good == Content::Own;
             let good = status.last_good.named().map_or(0, |named| named.counter);
-            assert!(is_own || (good % 3 != 0 && good <= counter), "{status:?}");
+            assert!(is_own || (!good.is_multiple_of(3) && good <= counter), "{status:?}");
             let is_over = status.floor.as_ref().is_some_and(|floor| floor.counter == counter);
             if is_over && matches!(status.phase, Phase::Idle | Phase::RolledBack) {
                 if status.phase == Phase::Idle {
-                    committed += 1
+                    committed += 1;
                 } else {
-                    rolled_back += 1
+                    rolled_back += 1;
                 }
                 counter += 1;
                 publish(&site, counter);

@@ -213,9 +213,10 @@ impl Shelf {
                 let path = entry.path();
                 let name = entry.file_name().to_string_lossy().into_owned();
                 // A half-fetched blob that is still wanted goes on.
-                let stem = match folder == &self.blobs {
-                    true => name.trim_end_matches(durable::PART_SUFFIX),
-                    false => &name,
+                let stem = if folder == &self.blobs {
+                    name.trim_end_matches(durable::PART_SUFFIX)
+                } else {
+                    &name
                 };
                 if kept.contains(stem) {
                     continue;

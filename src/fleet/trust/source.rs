@@ -24,7 +24,7 @@ use crate::fleet::Blob;
 use crate::tls;
 
 /// Of one file of metadata, and of one silence while a blob comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// More than any file of metadata has.
 const MAX_METADATA_BYTES: usize = 16 << 20;
@@ -114,7 +114,7 @@ impl Fetcher {
     }
 
     async fn whole(&self, url: &Url) -> Result<Bytes, SourceError> {
-        let Source::Http { ca, .. } = &self.source else { return self.whole_file(url) };
+        let Source::Http { ca, .. } = &self.source else { return whole_file(url) };
         let body = async {
             let Opened { response, .. } = &mut get(url, ca.as_ref(), 0).await?;
             let mut whole = Vec::new();
@@ -130,16 +130,16 @@ impl Fetcher {
         let late = || failed(url, format!("has not come within {} s", PATIENCE.as_secs()));
         timeout(PATIENCE, body).await.unwrap_or_else(|_| Err(late()))
     }
+}
 
-    fn whole_file(&self, url: &Url) -> Result<Bytes, SourceError> {
-        let mut bytes = Vec::new();
-        let limit = MAX_METADATA_BYTES as u64 + 1;
-        open(url)?.take(limit).read_to_end(&mut bytes).map_err(|error| failed(url, error))?;
-        if bytes.len() > MAX_METADATA_BYTES {
-            return Err(failed(url, format!("has more than {MAX_METADATA_BYTES} bytes")));
-        }
-        Ok(bytes.into())
+fn whole_file(url: &Url) -> Result<Bytes, SourceError> {
+    let mut bytes = Vec::new();
+    let limit = MAX_METADATA_BYTES as u64 + 1;
+    open(url)?.take(limit).read_to_end(&mut bytes).map_err(|error| failed(url, error))?;
+    if bytes.len() > MAX_METADATA_BYTES {
+        return Err(failed(url, format!("has more than {MAX_METADATA_BYTES} bytes")));
     }
+    Ok(bytes.into())
 }
 
 #[tough::async_trait]
