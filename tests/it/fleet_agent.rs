@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use cdal::codec::dicom::encode_mr_series;
 use cdal::durable::{self, sha256_of_file};
-use cdal::fleet::agent::{Checked, Content, Status, Store, Supply, Trouble};
+use cdal::fleet::agent::{
+    Blueprint, Bounds, Checked, Content, Examined, Examiner, Status, Store, Supply, Trouble,
+};
 use cdal::fleet::rollout::Phase;
 use cdal::fleet::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};
 use cdal::phantom::phantom;
@@ -340,6 +342,24 @@ fn what_is_signed_and_bad_is_left_by_itself() {
         assert_eq!(site.serves().as_deref(), Some("1.0.1"));
     }
     assert!(!site.check_audit().contains(&"release_on_trial".to_owned()));
+}
+
+#[test]
+fn a_model_that_takes_more_memory_than_it_may_is_found_at_fault() {
+    let site = Site::new();
+    let examine = |memory_bytes| {
+        let bounds = Bounds { memory_bytes, ..Bounds::default() };
+        let files = vec![site.path("device.toml")];
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_cdal"));
+        let blueprint = Blueprint {
+            configuration: None,
+            bundles: [("phantom".to_owned(), root().join("onnx/phantom"))].into(),
+        };
+        Examiner { program, files, bounds }.examine(&blueprint, &|| false)
+    };
+    let Examined::Fault(reason) = examine(150_000_000) else { panic!("it takes more") };
+    assert!(reason.contains("alloc"), "{reason}");
+    assert!(matches!(examine(1 << 32), Examined::Sound { .. }));
 }
 
 #[test]

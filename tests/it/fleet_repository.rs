@@ -567,6 +567,11 @@ fn a_bad_release_is_refused_by_the_publisher_in_one_line_each_and_nothing_change
     let cases = [
         (release.to_owned(), "[model]\nvotse = 3\n", "votse"),
         (
+            release.to_owned(),
+            "[spool]\ndirectory = \"/else\"\n",
+            "spool.directory belongs to the device",
+        ),
+        (
             changed("groups = [\"ward\"]", "groups = [\"icu\", \"ward\"]"),
             settings,
             "groups names icu",

@@ -26,14 +26,14 @@ pub(super) struct At {
 #[derive(Debug, clap::Args)]
 pub(super) struct ValidityArgs {
     /// How long a root signed now is believed
-    #[arg(long, value_name = "DAYS", default_value_t = 730, value_parser = days())]
-    root_days: u16,
+    #[arg(id = "root-days", long, value_name = "DAYS", default_value_t = 730, value_parser = days())]
+    root: u16,
     /// How long the list of releases is believed
-    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = days())]
-    targets_days: u16,
+    #[arg(id = "targets-days", long, value_name = "DAYS", default_value_t = 365, value_parser = days())]
+    targets: u16,
     /// How long a device can be kept from news before it notices; `refresh` has to run more often
-    #[arg(long, value_name = "DAYS", default_value_t = 14, value_parser = days())]
-    timestamp_days: u16,
+    #[arg(id = "timestamp-days", long, value_name = "DAYS", default_value_t = 14, value_parser = days())]
+    timestamp: u16,
 }
 
 fn days() -> clap::builder::RangedI64ValueParser<u16> {
@@ -44,9 +44,9 @@ impl ValidityArgs {
     pub(super) fn validity(&self) -> Validity {
         let days = |days: u16| std::time::Duration::from_hours(24 * u64::from(days));
         Validity {
-            root: days(self.root_days),
-            targets: days(self.targets_days),
-            timestamp: days(self.timestamp_days),
+            root: days(self.root),
+            targets: days(self.targets),
+            timestamp: days(self.timestamp),
         }
     }
 }

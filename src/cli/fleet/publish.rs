@@ -9,10 +9,12 @@ use anyhow::{Context, anyhow};
 use semver::VersionReq;
 use serde::Deserialize;
 
+use super::super::examine::leaves_the_device_its_own;
 use super::super::serve::generation;
 use super::keys::{At, tell};
 use super::{ExitStatus, Misconfigured};
 use crate::bundle::Bundle;
+use crate::config::Settings;
 use crate::domain::{Fault, duration};
 use crate::durable::sha256_of_file;
 use crate::fleet::agent::Blueprint;
@@ -236,9 +238,9 @@ fn on_devices(release: &Release, blueprint: &Blueprint, devices: &[PathBuf]) -> 
     let mut faults = Vec::new();
     let (mut groups, mut hardware) = (BTreeSet::new(), BTreeSet::new());
     for device in devices {
-        match generation::load(std::slice::from_ref(device), blueprint) {
-            Ok(loaded) => {
-                let fleet = loaded.settings.fleet;
+        match as_changed(device, blueprint) {
+            Ok(settings) => {
+                let fleet = settings.fleet;
                 groups.extend(fleet.iter().map(|fleet| fleet.group.clone()));
                 hardware.extend(fleet.map(|fleet| fleet.hardware));
             }
@@ -261,6 +263,15 @@ fn on_devices(release: &Release, blueprint: &Blueprint, devices: &[PathBuf]) -> 
     check("groups", &release.groups, &groups);
     check("hardware", &release.hardware, &hardware);
     faults
+}
+
+/// The configuration of `device` under the release, as the device itself will judge it.
+fn as_changed(device: &PathBuf, blueprint: &Blueprint) -> anyhow::Result<Settings> {
+    let files = std::slice::from_ref(device);
+    let own = generation::load(files, &Blueprint::default())?;
+    let new = generation::load(files, blueprint)?;
+    leaves_the_device_its_own(&own.settings, &new.settings)?;
+    Ok(new.settings)
 }
 
 fn size(release: &Release) -> (usize, u64) {
