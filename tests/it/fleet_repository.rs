@@ -729,3 +729,45 @@ fn a_daemon_follows_its_repository_over_http_and_keeps_serving_under_attack() {
     let told = run(&[&by_stick[..], &device_of].concat(), 1);
     assert!(told.contains("is not what the release names"), "{told}");
 }
+
+/// `docs/fleet.md`, "A walk", as it stands there.
+#[test]
+fn the_operators_guide_runs_as_written() {
+    let guide = fs::read_to_string(root().join("docs/fleet.md")).unwrap();
+    let walk = guide.split("\n## ").find(|part| part.starts_with("A walk")).unwrap();
+    let blocks: Vec<_> =
+        walk.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 10, "{} blocks", blocks.len());
+    let mut script =
+        "set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n".to_owned();
+    script += &blocks.join("echo \"done with a block\" >&2\n");
+    for port in ["8080", "8443"] {
+        script = script.replace(port, &free_port().to_string());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy(&root().join("onnx/phantom"), &folder.path().join("phantom"));
+    let programs = Path::new(PROGRAM).parent().unwrap().display();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    fs::write(folder.path().join("walk.sh"), &script).unwrap();
+    let [out, err] = ["out", "err"].map(|name| folder.path().join(name));
+    let status = Command::new("timeout")
+        .args(["120", "bash", "walk.sh"])
+        .current_dir(folder.path())
+        .env("PATH", path)
+        .stdout(fs::File::create(&out).unwrap())
+        .stderr(fs::File::create(&err).unwrap())
+        .status()
+        .unwrap();
+    let said = fs::read_to_string(&err).unwrap();
+    let log = fs::read_to_string(folder.path().join("daemon.log")).unwrap_or_default();
+    assert!(status.success(), "{status}: {said}\n{}\n{log}", fs::read_to_string(&out).unwrap());
+    for words in [
+        "release 1 (2026-12-five-votes) is in force",
+        "release 1: paused",
+        "release 2 (2026-12-back-to-two) is in force",
+        "the new root is in force",
+        "2 releases; files new:",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}

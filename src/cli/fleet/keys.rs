@@ -7,7 +7,9 @@ use tough::schema::RoleType;
 
 use super::ExitStatus;
 use crate::durable;
-use crate::fleet::repository::{Change, Key, Keyring, Repository, Roles, State, Validity};
+use crate::fleet::repository::{
+    Change, Key, Keyring, Repository, RoleSummary, Roles, State, Summary, Validity,
+};
 
 /// The repository's folder and the keys at hand.
 #[derive(Debug, clap::Args)]
@@ -89,12 +91,22 @@ pub struct RotateArgs {
     /// A further key; a file that is not there yet is made
     #[arg(long, value_name = "FILE")]
     add: Vec<PathBuf>,
-    /// A key to be believed no longer: its id, or the beginning of it
-    #[arg(long, value_name = "ID")]
+    /// A key to be believed no longer: its file, its id or the beginning of it
+    #[arg(long, value_name = "KEY")]
     remove: Vec<String>,
     /// How many of its keys the role takes from now on
     #[arg(long, value_name = "N")]
     threshold: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// The repository's folder
+    #[arg(long, value_name = "FOLDER")]
+    repository: PathBuf,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -146,12 +158,42 @@ pub fn rotate(args: &RotateArgs) -> anyhow::Result<ExitStatus> {
     };
     let change = Change {
         role,
-        remove: args.remove.clone(),
+        remove: args.remove.iter().map(|key| named(key)).collect::<anyhow::Result<_>>()?,
         add: args.add.iter().map(|path| made_or_read(path)).collect::<anyhow::Result<_>>()?,
         threshold: args.threshold,
     };
     let state = repository.rotate(change, &mut keys, args.at.validity.validity())?;
     tell(&state, "the new root");
+    Ok(ExitStatus::Done)
+}
+
+/// The id of a key that is named by its file; anything else is an id.
+fn named(key: &str) -> anyhow::Result<String> {
+    let path = Path::new(key);
+    Ok(if path.is_file() { Key::read(path)?.id() } else { key.to_owned() })
+}
+
+/// # Errors
+/// If there is no repository.
+pub fn show(args: &ShowArgs) -> anyhow::Result<ExitStatus> {
+    let summary = Repository::open(&args.repository)?.summary()?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+        return Ok(ExitStatus::Done);
+    }
+    let Summary { roles, releases, pending } = summary;
+    for RoleSummary { role, threshold, keys, expires } in roles {
+        eprintln!("{role:9} expires {expires}, takes {threshold} of");
+        for id in keys {
+            eprintln!("          {id}");
+        }
+    }
+    for (counter, name) in releases {
+        eprintln!("release {counter} ({name})");
+    }
+    if let Some(what) = pending {
+        eprintln!("{what} waits for signatures");
+    }
     Ok(ExitStatus::Done)
 }
 

@@ -27,6 +27,8 @@ enum Action {
     Rotate(keys::RotateArgs),
     /// Sign anew what would expire; a timer should do it every day
     Refresh(keys::RefreshArgs),
+    /// What a repository holds: keys, dates, releases, what waits
+    Show(keys::ShowArgs),
     /// Judge a repository as a new device would
     Verify(verify::Args),
     /// Copy the repository for sites without a network
@@ -54,6 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         Action::Sign(args) => keys::sign(&args),
         Action::Rotate(args) => keys::rotate(&args),
         Action::Refresh(args) => keys::refresh(&args),
+        Action::Show(args) => keys::show(&args),
         Action::Verify(args) => verify::run(&args),
         Action::Pack(args) => publish::pack(&args),
         Action::Status(args) => status::run(&args),

@@ -21,6 +21,7 @@ mod pack;
 mod publish;
 mod renew;
 mod root;
+mod summary;
 
 use std::collections::HashMap;
 use std::fs;
@@ -39,6 +40,7 @@ pub use pack::Packed;
 pub use publish::{Draft, State};
 pub use renew::Renewed;
 pub use root::{Change, Roles};
+pub use summary::{RoleSummary, Summary};
 
 const SPEC_VERSION: &str = "1.0.0";
 
