@@ -26,7 +26,7 @@ use crate::project::root;
 use crate::support::chaos::{Dice, send_until_taken};
 use crate::support::dicom::files;
 use crate::support::http::get;
-use crate::support::process::{Process, free_port};
+use crate::support::process::{Process, free_port, peer};
 use crate::support::wait_for;
 
 const ORDER: &str = "CDAL_IT_FLEET";
@@ -360,6 +360,30 @@ fn a_model_that_takes_more_memory_than_it_may_is_found_at_fault() {
     let Examined::Fault(reason) = examine(150_000_000) else { panic!("it takes more") };
     assert!(reason.contains("alloc"), "{reason}");
     assert!(matches!(examine(1 << 32), Examined::Sound { .. }));
+}
+
+#[test]
+fn a_model_that_is_far_slower_is_left() {
+    let site = Site::new();
+    let daemon = site.start(None);
+    daemon.dicom();
+    let slow = |parts: &mut BTreeMap<String, Vec<u8>>| {
+        spoil(parts, "denoiser.onnx", |bytes| {
+            let file = site.path("slow.onnx");
+            fs::write(&file, &*bytes).unwrap();
+            let mut made = peer("slow.py", &[file.display().to_string()]);
+            assert!(made.wait().success());
+            *bytes = fs::read(&file).unwrap();
+        });
+    };
+    let mut release = site.release(2, slow);
+    release.probation.slowdown = 4.0;
+    site.publish(&release);
+    let status = site.wait_for("the verdict", |status| status.phase == Phase::RolledBack);
+    let reason = &status.given_up[0].reason;
+    assert!(reason.contains("more than 4 times the"), "its masks are the same: {reason}");
+    println!("{reason}");
+    assert_eq!(site.serves().as_deref(), Some("1.0.1"));
 }
 
 #[test]
