@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build deb demo test soak fuzz overhead peers python runtime train-phantom lock clean
+.PHONY: build deb demo test soak fleet-soak fuzz overhead peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
@@ -29,6 +29,11 @@ soak: export CDAL_SOAK_SEED ?= 1
 soak: peers
 	cargo test --locked --test it -- --ignored --exact --nocapture crash::soak
 
+# Kills a device at 200 random moments of updates under load; prints where it was and what became of every series.
+# Kills and seed: make fleet-soak CDAL_FLEET_KILLS=20 CDAL_SOAK_SEED=2
+fleet-soak: runtime
+	cargo test --locked --test it -- --ignored --exact --nocapture fleet_agent::soak
+
 # Fuzzes every parser of outside bytes for a while each; needs `cargo install cargo-fuzz`. Coverage is a flag that the
 # stable compiler has and hides: RUSTC_BOOTSTRAP shows it, in this target alone. What is found lands in fuzz/artifacts; a
 # fault that is mended leaves its input in fuzz/corpus, which `make test` reads.
@@ -39,7 +44,7 @@ fuzz:
 	for target in dicom dimse serial nifti manifest configuration; do \
 		mkdir -p fuzz/target/found/$$target; \
 		cargo fuzz run --fuzz-dir fuzz --sanitizer none $$target fuzz/target/found/$$target fuzz/corpus/$$target -- \
-			-max_total_time=$$CDAL_FUZZ_SECONDS -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+			-max_total_time=$$CDAL_FUZZ_SECONDS -timeout=10 -rss_limit_mb=1024 -max_len=65536 -print_final_stats=1 \
 			|| exit 1; \
 	done
 

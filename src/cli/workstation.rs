@@ -86,7 +86,9 @@ fn requester(text: &str) -> Result<Requester, String> {
 pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     let faults = args.faults();
     if !faults.is_empty() {
-        faults.iter().for_each(|fault| eprintln!("cdal: {fault}"));
+        for fault in faults {
+            eprintln!("cdal: {fault}");
+        }
         return Ok(ExitStatus::Usage);
     }
     let runtime = tokio::runtime::Runtime::new().context("start the async runtime")?;

@@ -171,8 +171,7 @@ impl FolderSink {
         let contradicted: Vec<String> = list?
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| name.ends_with(".dcm"))
-            .filter_map(|name| Some(name.split_once('-')?.0.to_owned()))
+            .filter_map(|name| Some(name.strip_suffix(".dcm")?.split_once('-')?.0.to_owned()))
             .collect();
         let held = |object: &SopReference| {
             let SopReference { sop_class_uid, sop_instance_uid } = object;
