@@ -247,6 +247,18 @@ fn a_length_that_ends_inside_a_number_is_refused_before_it_moves_what_follows() 
     }
 }
 
+/// The parser passes over the first delimiter and takes the second for an element with a length of its own.
+#[test]
+fn an_item_that_ends_without_having_begun_is_refused() {
+    let folder = folder();
+    let path = made::write(folder.path(), "end.dcm", made::slice(0));
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(6).position(|w| w == b"\x10\0\x10\0PN").unwrap();
+    let ends = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\x35";
+    std::fs::write(&path, [&bytes[..at], ends, &bytes[at..]].concat()).unwrap();
+    assert!(refused(&path).to_string().contains("that has not begun"));
+}
+
 #[test]
 fn values_that_are_not_finite_are_refused_with_their_place() {
     let folder = folder();

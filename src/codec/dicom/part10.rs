@@ -2,8 +2,9 @@
 //!
 //! The parser underneath believes declared lengths (it reserves and zeroes them before reading) and
 //! descends into sequences by recursion. Every data set is therefore walked once, cheaply, before it is
-//! parsed: lengths must fit in the file, nesting and element count have limits. It also reads whole numbers
-//! alone, and would take what is left of a length for the next element: lengths must be of whole numbers.
+//! parsed: lengths must fit in the file, nesting and element count have limits. Where the parser would go on at another
+//! place than the walk, what was walked says nothing, and the data set is refused: it reads whole numbers alone, whatever
+//! their length says, and passes over the end of an item that has not begun.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -180,7 +181,8 @@ fn walk(path: &Path, data: &[u8], ts: &TransferSyntax) -> Result<(), CodecError>
     let failed = |error: &dyn std::error::Error| malformed(path, innermost(error));
     let mut reader =
         LazyDataSetReader::new_with_ts(Cursor::new(data), ts).map_err(|error| failed(&error))?;
-    let (mut depth, mut elements) = (0_usize, 0_usize);
+    let (mut depth, mut items, mut elements) = (0_usize, 0_usize, 0_usize);
+    let unbegun = || malformed(path, "an item or a sequence ends that has not begun");
     // The first item of a pixel sequence holds numbers, the others bytes (PS3.5 section A.4).
     let mut offsets_next = false;
     while let Some(token) = reader.advance() {
@@ -199,12 +201,16 @@ fn walk(path: &Path, data: &[u8], ts: &TransferSyntax) -> Result<(), CodecError>
                 (0, 1, 0)
             }
             LazyDataToken::SequenceEnd => {
-                depth = depth.saturating_sub(1);
+                depth = depth.checked_sub(1).ok_or_else(unbegun)?;
                 (0, 1, 0)
             }
-            // An empty table has no value.
+            LazyDataToken::ItemStart { .. } => {
+                (items, elements) = (items + 1, elements + 1);
+                (0, 1, 0)
+            }
             LazyDataToken::ItemEnd => {
-                offsets_next = false;
+                items = items.checked_sub(1).ok_or_else(unbegun)?;
+                offsets_next = false; // an empty table has no value
                 (0, 1, 0)
             }
             _ => {
