@@ -110,6 +110,21 @@ ae_title = \"PACS\"
 }
 
 #[test]
+fn a_certificate_to_show_has_its_key_and_a_destination_that_takes_it() {
+    let with = |lines: &str| format!("{MINIMAL}[[destination]]\nname = \"a\"\n{lines}");
+    let stow = "kind = \"stow\"\nurl = \"https://a/studies\"\n";
+    let both = "certificate = \"c.pem\"\nkey = \"c.key\"\n";
+    load_text(&with(&format!("{stow}{both}")), &[]).unwrap();
+    let keys = |lines: &str| -> Vec<String> {
+        findings(&with(lines), &[]).into_iter().map(|finding| finding.key).collect()
+    };
+    assert_eq!(keys(&format!("{stow}certificate = \"c.pem\"")), ["destination[0].key"]);
+    assert_eq!(keys(&format!("{stow}key = \"c.key\"")), ["destination[0].certificate"]);
+    let folder = "kind = \"folder\"\npath = \"out\"\nkey = \"c.key\"";
+    assert_eq!(keys(folder), ["destination[0].key"]);
+}
+
+#[test]
 fn text_from_the_environment_becomes_what_is_wanted_and_a_bad_one_is_named() {
     let loaded = load_text(
         MINIMAL,

@@ -311,8 +311,13 @@ impl Config {
             ("url", self.url.is_some(), needs(WEB), needs(WEB)),
             ("token", self.token.is_some(), false, needs(WEB)),
             ("ca", self.ca.is_some(), false, needs(WEB)),
-            ("certificate", self.certificate.is_some(), self.key.is_some(), needs(WEB)),
-            ("key", self.key.is_some(), self.certificate.is_some(), needs(WEB)),
+            (
+                "certificate",
+                self.certificate.is_some(),
+                needs(WEB) && self.key.is_some(),
+                needs(WEB),
+            ),
+            ("key", self.key.is_some(), needs(WEB) && self.certificate.is_some(), needs(WEB)),
             ("baud", self.baud.is_some(), false, needs(&[Kind::Serial])),
         ] {
             if needed && !given {

@@ -37,7 +37,7 @@ impl Problem {
 
 impl From<SpoolError> for Problem {
     fn from(error: SpoolError) -> Self {
-        tracing::error!(%error, "a request failed on the spool");
+        tracing::error!(%error, "a request failed on the disk");
         match error {
             SpoolError::LowDisk { .. } => Self {
                 retry_after: Some(60),
@@ -47,7 +47,7 @@ impl From<SpoolError> for Problem {
                     "there is no room for more cases now; nothing was kept, try again later",
                 )
             },
-            _ => Self::unavailable("the spool cannot be used now; nothing was kept, try again"),
+            _ => Self::unavailable("the disk cannot be used now; nothing was kept, try again"),
         }
     }
 }
