@@ -78,7 +78,7 @@ impl At {
 }
 
 const FOR_A_PERSON: [JobState; 2] = [JobState::Failed, JobState::Quarantined];
-const ANY_JOB: [JobState; 8] = [
+const ANY_JOB: [JobState; 9] = [
     JobState::Received,
     JobState::Ready,
     JobState::Running,
@@ -87,6 +87,7 @@ const ANY_JOB: [JobState; 8] = [
     JobState::Quarantined,
     JobState::Superseded,
     JobState::Dropped,
+    JobState::Shared,
 ];
 const ANY_DELIVERY: [DeliveryState; 4] =
     [DeliveryState::Pending, DeliveryState::Sent, DeliveryState::Dead, DeliveryState::Dropped];
