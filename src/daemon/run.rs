@@ -12,13 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::destinations::Destinations;
 use super::jobs::Jobs;
 use super::keep::look_after;
+use super::relay::{self, Relay};
 use super::reporters::Reporters;
 use super::{DaemonError, Settings, Worker};
 use crate::deliver;
 use crate::http::{self, Gallery, Server, Vitals};
 use crate::ingest::dicom::{Completion, Scp};
 use crate::ingest::{self, Intake, SpoolSink};
-use crate::spool::{Recovery, Spool, SpoolError};
+use crate::spool::shared::{self, Durability, Means, Shared};
+use crate::spool::{Queue, Recovery, Spool, SpoolError};
 use crate::telemetry::Way;
 
 /// How long the spool may take to answer before it counts as hung.
@@ -96,12 +98,18 @@ pub struct Daemon {
     http: JoinHandle<()>,
     completion: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    /// What listens to and looks after the queue that devices share.
+    sharers: Vec<JoinHandle<()>>,
     /// When a series is complete.
     rule: watch::Sender<Completion>,
     /// Dropped to end the worker's thread after its job.
     wake: SyncSender<()>,
     worker_ended: oneshot::Receiver<()>,
+    /// The same of the thread that hands series over, if devices share a queue.
+    relay: Option<(SyncSender<()>, oneshot::Receiver<()>)>,
     destinations: Arc<Destinations>,
+    /// Where devices share a queue: for what the spool still has to deliver from before.
+    own: Option<Arc<Destinations>>,
     reporters: Arc<Reporters>,
 }
 
@@ -111,9 +119,17 @@ impl Daemon {
     /// # Errors
     /// If the spool, the address or a destination cannot be used.
     pub async fn start(settings: Settings, mut worker: impl Worker) -> Result<Self, DaemonError> {
-        let Settings { daemon: config, spool, ingest, http, commitment, destinations: configured } =
-            settings;
+        let Settings {
+            daemon: config,
+            spool,
+            shared,
+            ingest,
+            http,
+            commitment,
+            destinations: configured,
+        } = settings;
         let names: Vec<String> = configured.iter().map(|d| d.name.clone()).collect();
+        let room = spool.clone();
         let (spool, recovery) = Spool::open(spool)?;
         let spool = Arc::new(spool);
         report(&spool, recovery, &names)?;
@@ -124,19 +140,27 @@ impl Daemon {
         let listener = TcpListener::bind(&address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
 
-        let destinations = Arc::new(Destinations::new(spool.clone()));
+        let model = worker.model();
+        let shared = shared.map(|shared| join(shared, room, &spool, model.as_deref())).transpose()?;
+        let queue: Arc<dyn Queue> = match &shared {
+            Some(shared) => shared.clone(),
+            None => spool.clone(),
+        };
+        let destinations = Arc::new(Destinations::new(queue.clone()));
         destinations.replace(&configured)?;
+        let own = shared.is_some().then(|| Arc::new(Destinations::new(spool.clone())));
+        own.as_ref().map_or(Ok(()), |own| own.replace(&configured))?;
         let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool);
         let reporters = Arc::new(reporters);
 
         let health = watch::Sender::new(Health::default());
         let gallery = Arc::new(Gallery::default());
-        let model = worker.model();
         if http.listen.is_some() {
             worker.show_previews(&gallery);
         }
+        let takes_jobs = worker.takes_jobs();
         let jobs = Jobs {
-            spool: spool.clone(),
+            queue,
             worker,
             destinations: destinations.clone(),
             retry_delay: config.retry_delay,
@@ -145,16 +169,33 @@ impl Daemon {
         };
         let (wake, worker_ended) = start_worker(jobs)?;
 
+        // Without a model nobody knows what may compute a series: it waits here.
+        let relay = shared.as_ref().filter(|_| takes_jobs);
+        let relay = relay.map(|shared| start_relay(&spool, shared)).transpose()?;
+        let relay_wake = relay.as_ref().map(|(wake, _)| wake.clone());
+
         let intake = CancellationToken::new();
-        let bell = Bell { changed: Arc::new(Notify::new()), wake: wake.clone() };
+        let changed = Arc::new(Notify::new());
+        let bell = Bell { changed, wake: wake.clone(), relay: relay_wake };
         let rule = watch::Sender::new(ingest.dicom.completion.clone());
-        let (ring, bells) = (bell.clone(), destinations.clone());
+        let (ring, bells, own_bells) = (bell.clone(), destinations.clone(), own.clone());
         let keeper = tokio::spawn(look_after(spool.clone(), move || {
             ring.ring_worker();
             bells.ring();
+            own_bells.iter().for_each(|own| own.ring());
         }));
+        let sharers = shared.as_ref().map_or_else(Vec::new, |shared| {
+            let (ring, bells) = (bell.clone(), destinations.clone());
+            let on_change = move || {
+                ring.ring_worker();
+                bells.ring();
+            };
+            let keeper = relay::look_after(shared.clone(), rule.subscribe());
+            vec![tokio::spawn(keeper), tokio::spawn(hear(shared.clone(), on_change))]
+        });
         let context = http::Context {
             spool: spool.clone(),
+            shared: shared.clone(),
             intake: bell.intake(&spool, Way::Http),
             model,
             gallery,
@@ -194,10 +235,13 @@ impl Daemon {
             http,
             completion,
             keeper,
+            sharers,
             rule,
             wake,
             worker_ended,
+            relay,
             destinations,
+            own,
             reporters,
         })
     }
@@ -229,6 +273,7 @@ impl Daemon {
         completion: &Completion,
     ) -> Result<(), DaemonError> {
         self.destinations.replace(destinations)?;
+        self.own.as_ref().map_or(Ok(()), |own| own.replace(destinations))?;
         self.rule.send_if_modified(|rule| {
             let changed = rule != completion;
             rule.clone_from(completion);
@@ -293,10 +338,21 @@ impl Daemon {
         self.http.abort();
         self.completion.abort();
         self.keeper.abort();
+        self.sharers.iter().for_each(JoinHandle::abort);
         let _ = (self.completion.await, self.keeper.await);
+        for sharer in self.sharers {
+            let _ = sharer.await;
+        }
         drop(self.wake);
+        if let Some((wake, ended)) = self.relay {
+            drop(wake);
+            in_time &= timeout_at(deadline, ended).await.is_ok();
+        }
         in_time &= timeout_at(deadline, self.worker_ended).await.is_ok();
         in_time &= timeout_at(deadline, self.destinations.drain()).await.is_ok();
+        if let Some(own) = &self.own {
+            in_time &= timeout_at(deadline, own.drain()).await.is_ok();
+        }
         in_time &= timeout_at(deadline, self.reporters.drain()).await.is_ok();
         let spool = self.spool;
         let count = tokio::task::spawn_blocking(move || spool.count()).await;
@@ -359,11 +415,12 @@ fn vitals(
     })
 }
 
-/// Tells that there is something new in the spool: the watch over idle series, and the worker.
+/// Tells that there is something new in the spool: the watch over idle series, the worker, and the relay.
 #[derive(Clone)]
 struct Bell {
     changed: Arc<Notify>,
     wake: SyncSender<()>,
+    relay: Option<SyncSender<()>>,
 }
 
 impl Bell {
@@ -374,6 +431,9 @@ impl Bell {
 
     fn ring_worker(&self) {
         let _ = self.wake.try_send(());
+        if let Some(relay) = &self.relay {
+            let _ = relay.try_send(());
+        }
     }
 
     fn intake(&self, spool: &Arc<Spool>, way: Way) -> Intake {
@@ -396,6 +456,57 @@ fn start_worker<W: Worker>(
         })
         .map_err(DaemonError::Thread)?;
     Ok((wake, worker_ended))
+}
+
+/// The thread that hands series over to the shared queue, like the worker's.
+fn start_relay(
+    spool: &Arc<Spool>,
+    shared: &Arc<Shared>,
+) -> Result<(SyncSender<()>, oneshot::Receiver<()>), DaemonError> {
+    let relay = Relay { spool: Arc::clone(spool), shared: Arc::clone(shared) };
+    let (wake, woken) = sync_channel(1);
+    let (ended, relay_ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("relay".to_owned())
+        .spawn(move || {
+            relay.run(&woken);
+            let _ = ended.send(());
+        })
+        .map_err(DaemonError::Thread)?;
+    Ok((wake, relay_ended))
+}
+
+/// Joins the queue that devices share. Its server need not be there yet.
+fn join(
+    config: shared::Config,
+    room: crate::spool::Config,
+    spool: &Arc<Spool>,
+    model: Option<&dyn http::Model>,
+) -> Result<Arc<Shared>, DaemonError> {
+    let means = model.map(http::Model::describe).map_or_else(Means::default, |about| Means {
+        model: about.name,
+        model_digest: about.digest,
+    });
+    let durability = config.durability;
+    tracing::info!(device = config.device, ?durability, model = means.model, "work is shared");
+    let shared = Arc::new(Shared::open(config, room, means)?);
+    if durability == Durability::Replicated {
+        spool.replicate_to(Arc::clone(&shared));
+    }
+    Ok(shared)
+}
+
+/// Calls `on_change` whenever a device says that there is something to do. What the queue's own task holds must not keep
+/// the worker's bell: that would keep the worker.
+async fn hear(shared: Arc<Shared>, on_change: impl Fn()) {
+    let told = Arc::new(Notify::new());
+    let tell = Arc::clone(&told);
+    shared.start(move || tell.notify_one());
+    drop(shared);
+    loop {
+        told.notified().await;
+        on_change();
+    }
 }
 
 /// The watched folder's thread, if one is configured.

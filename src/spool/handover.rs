@@ -1,12 +1,13 @@
 //! What goes from here to the queue that devices share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
 use super::jobs::{self, JobId};
 use super::shared::{Handover, Object, Shared};
-use super::{Arrival, JobState, Spool, SpoolError};
+use super::{Arrival, JobState, Spool, SpoolError, now_ms};
 use crate::domain::Uid;
 
 impl Spool {
@@ -23,9 +24,10 @@ impl Spool {
         let database = self.database();
         let found = database
             .prepare_cached(
-                "SELECT id, series_uid FROM jobs WHERE state = 'ready' ORDER BY seq LIMIT 1",
+                "SELECT id, series_uid FROM jobs WHERE state = 'ready' AND not_before_ms <= ?1
+                 ORDER BY seq LIMIT 1",
             )?
-            .query_row([], |row| Ok((JobId::from_column(row, "id")?, row.get(1)?)))
+            .query_row([now_ms()], |row| Ok((JobId::from_column(row, "id")?, row.get(1)?)))
             .optional()?;
         let Some((job, series)) = found else { return Ok(None) };
         let series: String = series;
@@ -81,6 +83,27 @@ impl Spool {
         }
         transaction.commit()?;
         Ok(is_all)
+    }
+
+    /// The queue refuses this one: others go first for `delay`.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn postpone_handover(&self, job: &JobId, delay: Duration) -> Result<(), SpoolError> {
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        self.database().execute(
+            "UPDATE jobs SET not_before_ms = ?2 WHERE id = ?1 AND state = 'ready'",
+            params![job.as_str(), now_ms().saturating_add(delay_ms)],
+        )?;
+        Ok(())
+    }
+
+    /// What is on the disk is not what came in: a person has to look.
+    ///
+    /// # Errors
+    /// If the database refuses, or the job is not ready any more.
+    pub fn set_aside(&self, job: &JobId, reason: &str) -> Result<(), SpoolError> {
+        jobs::move_to(&*self.database(), job, JobState::Quarantined, Some(reason))
     }
 
     /// Bytes of objects that are to go to the shared queue and are only here.

@@ -385,7 +385,7 @@ fn a_sign_of_life_keeps_a_lease(_: &Cluster, _: &str, url: &str) {
     std::thread::sleep(LEASE * 3);
     assert!(!is_due(&*b, "x"));
     // An expired lease that nobody has taken is renewed.
-    drop(a.sent(&delivery).unwrap());
+    a.sent(&delivery).unwrap();
     b.enqueue(&handover(folder.path(), "1.2", &[("1.2.1", b"b")])).unwrap();
     let claim = b.claim().unwrap().unwrap();
     std::thread::sleep(LEASE * 2);
@@ -433,7 +433,7 @@ fn payloads_go_in_pieces_and_are_held_against_their_digest(
     let device = device(folder.path(), url, "a", "");
     let sizes = [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 19];
     let contents: Vec<Vec<u8>> =
-        sizes.iter().map(|&size| (0..size).map(|i| (i * i >> 8) as u8).collect()).collect();
+        sizes.iter().map(|&size| (0..size).map(|i: u64| ((i * i) >> 8) as u8).collect()).collect();
     let uids: Vec<String> = (0..sizes.len()).map(|i| format!("1.1.{i}")).collect();
     let objects: Vec<(&str, &[u8])> =
         uids.iter().map(String::as_str).zip(contents.iter().map(Vec::as_slice)).collect();
