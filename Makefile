@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build deb demo test soak fuzz overhead peers python runtime train-phantom lock clean
+.PHONY: build deb demo test soak queue fuzz overhead peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
@@ -28,6 +28,10 @@ soak: export CDAL_SOAK_SECONDS ?= 600
 soak: export CDAL_SOAK_SEED ?= 1
 soak: peers
 	cargo test --locked --test it -- --ignored --exact --nocapture crash::soak
+
+# How many jobs in a second the queue on PostgreSQL carries by itself, with 1, 2 and 3 devices.
+queue: peers
+	cargo test --locked --test it -- --ignored --exact --nocapture shared::throughput
 
 # Fuzzes every parser of outside bytes for a while each; needs a nightly toolchain and `cargo install cargo-fuzz`. What it
 # finds lands in fuzz/artifacts; a fault that is mended leaves its input in fuzz/corpus, which `make test` reads.

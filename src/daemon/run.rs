@@ -490,6 +490,7 @@ fn join(
     let durability = config.durability;
     tracing::info!(device = config.device, ?durability, model = means.model, "work is shared");
     let shared = Arc::new(Shared::open(config, room, means)?);
+    shared.clear_desk()?;
     if durability == Durability::Replicated {
         spool.replicate_to(Arc::clone(&shared));
     }

@@ -454,7 +454,7 @@ fn payloads_go_in_pieces_and_are_held_against_their_digest(
     assert!(matches!(refused, SpoolError::Damaged { .. }), "{refused}");
     assert_eq!(device.count().unwrap().ready, 1, "all or nothing");
     false_one.objects.clear();
-    cluster.sql(name, "UPDATE cdal_spool.chunks SET data = '\\x00' WHERE length(data) = 1");
+    cluster.sql(name, "UPDATE cdal_spool.chunks SET data = '\\xff' WHERE length(data) = 1");
     assert_eq!(device.claim().unwrap(), None);
     let failed = device.jobs(&[JobState::Failed]).unwrap();
     assert!(failed[0].reason.as_ref().unwrap().contains("not what was put in"), "{failed:?}");

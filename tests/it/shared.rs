@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cdal::deliver::{Config, ReportConfig};
-use cdal::spool::shared::{self, Durability, Means, Shared};
+use cdal::spool::shared::{self, Durability, Handover, Means, Object, Shared};
 use cdal::spool::{self, Desk, JobState, Queue};
 
 use crate::crash::{self, Order};
@@ -19,6 +19,7 @@ use crate::support::http::get;
 use crate::support::postgres::Cluster;
 use crate::support::process::{Process, dcmtk, free_port};
 use crate::support::wait_for;
+use crate::support::worker::product;
 
 /// Of the credentials file. The server asks for none; what matters is where it turns up.
 const PASSWORD: &str = "correct-horse-battery";
@@ -292,4 +293,66 @@ fn a_device_that_cannot_reach_the_server_serves_and_says_so() {
     let sent_there = &status()["destinations"][0]["sent"];
     assert_eq!(sent_there, 2);
     stop(daemon);
+}
+
+/// `make queue`: how many jobs the queue itself carries in a second, with workers that compute nothing.
+#[test]
+#[ignore = "a measurement: make queue"]
+fn throughput() {
+    const JOBS: usize = 2000;
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::make(folder.path());
+    let product = product("result", 1);
+    println!("{JOBS} jobs of one object of {} bytes each, one result to one destination:", product.bytes.len());
+    for workers in 1..=3_usize {
+        let url = cluster.database(&format!("workers{workers}"));
+        let devices: Vec<_> = (0..workers)
+            .map(|number| {
+                let config = shared::Config::new(&url, format!("device-{number}"));
+                let spool = spool::Config::new(folder.path().join(format!("{workers}-{number}")));
+                let device = Shared::open(config, spool, Means::default()).unwrap();
+                device.ping().unwrap();
+                Arc::new(device)
+            })
+            .collect();
+        let path = folder.path().join("object.dcm");
+        std::fs::write(&path, &product.bytes).unwrap();
+        let sha256 = cdal::durable::sha256_of_file(&path).unwrap();
+        let handovers: Vec<_> = (0..JOBS)
+            .map(|number| Handover {
+                series: format!("1.2.{number}"),
+                objects: vec![Object {
+                    sop_instance_uid: format!("1.2.{number}.1"),
+                    sop_class_uid: "1.2.3".to_owned(),
+                    sha256: sha256.clone(),
+                    path: path.clone(),
+                    extension: "dcm".to_owned(),
+                    bytes: product.bytes.len() as u64,
+                }],
+                is_complete: true,
+            })
+            .collect();
+        let in_turn = |what: &str, work: &(dyn Fn(&Shared, &[Handover]) + Sync)| {
+            let started = std::time::Instant::now();
+            std::thread::scope(|scope| {
+                for (device, share) in devices.iter().zip(handovers.chunks(JOBS.div_ceil(workers))) {
+                    scope.spawn(move || work(device, share));
+                }
+            });
+            let per_second = JOBS as f64 / started.elapsed().as_secs_f64();
+            println!("  {workers} devices: {per_second:.0} {what}/s");
+        };
+        in_turn("handovers", &|device, share| {
+            for handover in share {
+                device.enqueue(handover).unwrap();
+            }
+        });
+        in_turn("jobs", &|device, _| {
+            let to = ["pacs".to_owned()];
+            while let Some(claim) = device.claim().unwrap() {
+                device.finish(&claim, std::slice::from_ref(&product), &to, Duration::ZERO).unwrap();
+            }
+        });
+        assert_eq!(devices[0].count().unwrap().pending_deliveries, JOBS as u64);
+    }
 }

@@ -300,6 +300,7 @@ impl Shared {
 
     pub(super) fn folder(&self) -> Result<TempDir, SpoolError> {
         let desk = self.desk();
+        std::fs::create_dir_all(&desk).map_err(DurableError::of("create", &desk))?;
         Ok(TempDir::new_in(&desk).map_err(DurableError::of("create a folder in", desk))?)
     }
 }

@@ -10,7 +10,7 @@ use super::enqueue::{job_id, state, strange};
 use super::Shared;
 use crate::spool::deliveries::Entry;
 use crate::spool::{
-    Account, Claim, Count, Delivery, DeliveryState, DestinationReport, Item, JobId, JobReport,
+    Account, Claim, Count, Delivery, DeliveryState, DestinationReport, Identity, Item, JobId, JobReport,
     JobState, Letter, Next, Product, Queue, Retry, SpoolError, Statement, Tidied,
 };
 
@@ -217,6 +217,27 @@ impl Shared {
             })
         };
         rows.iter().map(read).collect()
+    }
+
+    /// # Errors
+    /// If the server refuses, or there is no such job.
+    pub fn identity(&self, job: &JobId) -> Result<Identity, SpoolError> {
+        let list = async |text: &'static str, key: &str| -> Result<Vec<String>, SpoolError> {
+            let rows = sqlx::query(text).bind(key).fetch_all(self.pool().await?).await?;
+            rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+        };
+        self.run(0, async {
+            let series = list("SELECT series_uid FROM jobs WHERE id = $1", job.as_str())
+                .await?
+                .pop()
+                .ok_or_else(|| SpoolError::Unknown { id: job.to_string() })?;
+            let instances = "SELECT sop_uid FROM instances WHERE series_uid = $1 ORDER BY id";
+            let products =
+                "SELECT sop_uid FROM deliveries WHERE job = $1 GROUP BY sop_uid ORDER BY min(id)";
+            let instances = list(instances, &series).await?;
+            let products = list(products, job.as_str()).await?;
+            Ok(Identity { series, instances, products })
+        })
     }
 
     /// A failed or quarantined job runs again, with the objects that came first under their UIDs; a dead letter is sent

@@ -91,7 +91,7 @@ impl Shared {
     /// Nothing is asked of the server yet: a device starts without it. `spool` is the device's own.
     ///
     /// # Errors
-    /// If the password cannot be read, or the disk refuses.
+    /// If the password cannot be read.
     pub fn open(config: Config, spool: super::Config, means: Means) -> Result<Self, SpoolError> {
         let refused = |problem| SpoolError::Shared { problem, is_outage: false };
         let options = config.options().map_err(refused)?;
@@ -112,10 +112,7 @@ impl Shared {
         let holder = format!("{}/{run:016x}", config.device);
         let (prepared, day, held) = Default::default();
         let (reach, runtime) = (AtomicU8::new(UNKNOWN), Some(runtime));
-        let shared =
-            Self { config, spool, means, holder, pool, prepared, day, held, reach, runtime };
-        shared.clear_desk()?;
-        Ok(shared)
+        Ok(Self { config, spool, means, holder, pool, prepared, day, held, reach, runtime })
     }
 
     /// Whether the server answered the last call.
@@ -236,15 +233,18 @@ impl Shared {
         self.spool.directory.join("borrowed")
     }
 
-    fn clear_desk(&self) -> Result<(), SpoolError> {
+    /// Removes what an earlier run of this device has left on its desk. For whoever owns the spool.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn clear_desk(&self) -> Result<(), SpoolError> {
         let desk = self.desk();
         match fs::remove_dir_all(&desk) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(DurableError::of("remove", desk)(error).into());
+                Err(DurableError::of("remove", desk)(error).into())
             }
-            _ => {}
+            _ => Ok(()),
         }
-        Ok(fs::create_dir_all(&desk).map_err(DurableError::of("create", desk))?)
     }
 }
 
