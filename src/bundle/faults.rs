@@ -55,22 +55,6 @@ impl Manifest {
             "golden.tolerance must be positive and at most 0.1, the mean of votes being 0 to 1"
                 .into(),
         );
-        for (index, variant) in self.variants.iter().enumerate() {
-            let is_other = variant.precision != Precision::Fp32
-                && self.variants[..index].iter().all(|v| v.precision != variant.precision);
-            check(
-                is_other,
-                format!("variants[{index}].precision must be fp16 or int8, each once at most"),
-            );
-            check(
-                variant.dice >= variant.least_dice && (0.0..=1.0).contains(&variant.dice),
-                format!("variants[{index}].dice must lie in [least_dice, 1]"),
-            );
-            check(
-                (0.0..=0.5).contains(&variant.golden_rms),
-                format!("variants[{index}].golden_rms must lie in [0, 0.5]"),
-            );
-        }
         if let Normalisation::ZScore { mean, std } = &self.normalisation {
             check(
                 mean.len() == self.input.channels
@@ -103,8 +87,35 @@ impl Manifest {
                 == matches!(self.windows, Windows::Sliding { .. }),
             "input.kind volume goes with sliding windows, image with whole or tiles".into(),
         );
+        faults.extend(self.variant_faults());
         faults.extend(self.label_faults());
         faults.extend(self.text_faults());
+        faults
+    }
+
+    fn variant_faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |fine: bool, fault: String| {
+            if !fine {
+                faults.push(fault);
+            }
+        };
+        for (index, variant) in self.variants.iter().enumerate() {
+            let is_other = variant.precision != Precision::Fp32
+                && self.variants[..index].iter().all(|v| v.precision != variant.precision);
+            check(
+                is_other,
+                format!("variants[{index}].precision must be fp16 or int8, each once at most"),
+            );
+            check(
+                variant.dice >= variant.least_dice && (0.0..=1.0).contains(&variant.dice),
+                format!("variants[{index}].dice must lie in [least_dice, 1]"),
+            );
+            check(
+                (0.0..=0.5).contains(&variant.golden_rms),
+                format!("variants[{index}].golden_rms must lie in [0, 0.5]"),
+            );
+        }
         faults
     }
 

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use super::ExitStatus;
 use super::serve::generation;
+use crate::config::Settings;
 use crate::fleet::agent::{self, Blueprint, Finding};
 use crate::segmenter::Segmenter;
 
@@ -50,8 +51,17 @@ fn examine(args: &Args) -> anyhow::Result<Duration> {
     let own = generation::load(&args.own, &Blueprint::default())?;
     let bundles = args.bundle.iter().cloned().collect();
     let loaded = generation::load(&args.config, &Blueprint { configuration: None, bundles })?;
-    let (own, new) = (&own.settings, &loaded.settings);
-    // What is acknowledged lies in the spool, and the way back to a sound release leads through the agent.
+    leaves_the_device_its_own(&own.settings, &loaded.settings)?;
+    let segmenter = generation::segmenter(&loaded.settings)?;
+    let mut best = Duration::MAX;
+    for _ in 0..RUNS {
+        best = best.min(golden(&segmenter)?);
+    }
+    Ok(best)
+}
+
+/// What is acknowledged lies in the spool, and the way back to a sound release leads through the agent.
+pub(super) fn leaves_the_device_its_own(own: &Settings, new: &Settings) -> anyhow::Result<()> {
     for (key, is_same) in [
         ("section fleet", own.fleet == new.fleet),
         ("spool.directory", own.spool.directory == new.spool.directory),
@@ -60,12 +70,7 @@ fn examine(args: &Args) -> anyhow::Result<Duration> {
     ] {
         anyhow::ensure!(is_same, "{key} belongs to the device alone; a release must not change it");
     }
-    let segmenter = generation::segmenter(new)?;
-    let mut best = Duration::MAX;
-    for _ in 0..RUNS {
-        best = best.min(golden(&segmenter)?);
-    }
-    Ok(best)
+    Ok(())
 }
 
 /// Runs the golden case and takes its time.

@@ -60,7 +60,7 @@ pub enum Command {
     Phantom(phantom::Args),
     /// Check and show configuration files
     Config(config::Args),
-    /// Releases for many devices: collect their reports, watch, pause and resume
+    /// Releases for many devices: sign and publish, collect reports, watch, pause and resume
     Fleet(fleet::Args),
     #[command(name = "fleet-examine", hide = true)]
     Examine(examine::Args),

@@ -82,19 +82,20 @@ impl At {
         let files: Vec<_> = self.config.iter().map(PathBuf::as_path).collect();
         let settings = config::load(&files)?.settings;
         if !self.shared {
-            return Ok(Counter::Own(Desk::open(settings.spool)?));
+            return Ok(Counter::Own(Box::new(Desk::open(settings.spool)?)));
         }
         let absent = Misconfigured("the configuration has no section [shared]");
         let shared = settings.shared.ok_or_else(|| anyhow!("add it, or leave --shared out"));
         let shared = shared.context(absent)?;
-        Ok(Counter::Shared(Shared::open(shared, settings.spool, Means::default())?))
+        let shared = Shared::open(shared, settings.spool, Means::default())?;
+        Ok(Counter::Shared(Box::new(shared)))
     }
 }
 
 /// What an operator looks at: the spool of this device, or the queue that several share.
 enum Counter {
-    Own(Desk),
-    Shared(Shared),
+    Own(Box<Desk>),
+    Shared(Box<Shared>),
 }
 
 impl Counter {
@@ -153,7 +154,7 @@ impl Counter {
 
     fn drop(&self, item: &Item) -> Result<(), SpoolError> {
         match self {
-            Self::Own(desk) => desk.drop(item),
+            Self::Own(desk) => Desk::drop(desk, item),
             Self::Shared(shared) => shared.drop_item(item),
         }
     }

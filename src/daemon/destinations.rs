@@ -95,10 +95,10 @@ impl Destinations {
         self.running().iter().for_each(|running| running.bell.notify_one());
     }
 
-    /// Tries what is pending once more and ends. The caller bounds the wait.
-    pub(super) async fn drain(&self) {
+    /// Ends: after what is pending was tried once more, or after the attempt under way. The caller bounds the wait.
+    pub(super) async fn end(&self, mode: Mode) {
         for running in self.running().iter() {
-            running.mode.send_replace(Mode::Drain);
+            running.mode.send_replace(mode);
         }
         self.tasks.close();
         self.tasks.wait().await;

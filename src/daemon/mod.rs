@@ -18,6 +18,7 @@ mod reporters;
 mod run;
 mod segment;
 mod service;
+mod sharing;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -12,14 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::destinations::Destinations;
 use super::jobs::Jobs;
 use super::keep::look_after;
-use super::relay::{self, Relay};
 use super::reporters::Reporters;
+use super::sharing::Sharing;
 use super::{DaemonError, Settings, Worker};
-use crate::deliver;
+use crate::deliver::{self, Mode};
 use crate::http::{self, Gallery, Server, Vitals};
 use crate::ingest::dicom::{Completion, Scp};
 use crate::ingest::{self, Intake, SpoolSink};
-use crate::spool::shared::{self, Durability, Means, Shared};
 use crate::spool::{Queue, Recovery, Spool, SpoolError};
 use crate::telemetry::Way;
 
@@ -98,18 +97,13 @@ pub struct Daemon {
     http: JoinHandle<()>,
     completion: JoinHandle<()>,
     keeper: JoinHandle<()>,
-    /// What listens to and looks after the queue that devices share.
-    sharers: Vec<JoinHandle<()>>,
+    sharing: Option<Sharing>,
     /// When a series is complete.
     rule: watch::Sender<Completion>,
     /// Dropped to end the worker's thread after its job.
     wake: SyncSender<()>,
     worker_ended: oneshot::Receiver<()>,
-    /// The same of the thread that hands series over, if devices share a queue.
-    relay: Option<(SyncSender<()>, oneshot::Receiver<()>)>,
     destinations: Arc<Destinations>,
-    /// Where devices share a queue: for what the spool still has to deliver from before.
-    own: Option<Arc<Destinations>>,
     reporters: Arc<Reporters>,
 }
 
@@ -140,16 +134,16 @@ impl Daemon {
         let listener = TcpListener::bind(&address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
 
-        let model = worker.model();
-        let shared = shared.map(|shared| join(shared, room, &spool, model.as_deref())).transpose()?;
+        let sharing =
+            shared.map(|shared| Sharing::join(shared, room, &spool, &worker)).transpose()?;
+        let shared = sharing.as_ref().map(|sharing| sharing.shared.clone());
         let queue: Arc<dyn Queue> = match &shared {
             Some(shared) => shared.clone(),
             None => spool.clone(),
         };
         let destinations = Arc::new(Destinations::new(queue.clone()));
         destinations.replace(&configured)?;
-        let own = shared.is_some().then(|| Arc::new(Destinations::new(spool.clone())));
-        own.as_ref().map_or(Ok(()), |own| own.replace(&configured))?;
+        sharing.as_ref().map_or(Ok(()), |sharing| sharing.own.replace(&configured))?;
         let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool);
         let reporters = Arc::new(reporters);
 
@@ -158,7 +152,7 @@ impl Daemon {
         if http.listen.is_some() {
             worker.show_previews(&gallery);
         }
-        let takes_jobs = worker.takes_jobs();
+        let model = worker.model();
         let jobs = Jobs {
             queue,
             worker,
@@ -169,46 +163,23 @@ impl Daemon {
         };
         let (wake, worker_ended) = start_worker(jobs)?;
 
-        // Without a model nobody knows what may compute a series: it waits here.
-        let relay = shared.as_ref().filter(|_| takes_jobs);
-        let relay = relay.map(|shared| start_relay(&spool, shared)).transpose()?;
-        let relay_wake = relay.as_ref().map(|(wake, _)| wake.clone());
-
         let intake = CancellationToken::new();
-        let changed = Arc::new(Notify::new());
-        let bell = Bell { changed, wake: wake.clone(), relay: relay_wake };
+        let relay = sharing.as_ref().and_then(Sharing::bell);
+        let bell = Bell { changed: Arc::new(Notify::new()), wake: wake.clone(), relay };
         let rule = watch::Sender::new(ingest.dicom.completion.clone());
-        let (ring, bells, own_bells) = (bell.clone(), destinations.clone(), own.clone());
-        let keeper = tokio::spawn(look_after(spool.clone(), move || {
-            ring.ring_worker();
-            bells.ring();
-            own_bells.iter().for_each(|own| own.ring());
-        }));
-        let sharers = shared.as_ref().map_or_else(Vec::new, |shared| {
-            let (ring, bells) = (bell.clone(), destinations.clone());
-            let on_change = move || {
-                ring.ring_worker();
-                bells.ring();
-            };
-            let keeper = relay::look_after(shared.clone(), rule.subscribe());
-            vec![tokio::spawn(keeper), tokio::spawn(hear(shared.clone(), on_change))]
-        });
+        let own = sharing.as_ref().map(|sharing| sharing.own.clone());
+        let on_change = bell.with([destinations.clone()].into_iter().chain(own).collect());
+        let keeper = tokio::spawn(look_after(spool.clone(), on_change.clone()));
+        let sharing = sharing.map(|sharing| sharing.start(rule.subscribe(), on_change));
         let context = http::Context {
             spool: spool.clone(),
-            shared: shared.clone(),
+            shared,
             intake: bell.intake(&spool, Way::Http),
             model,
             gallery,
             vitals: vitals(&health, &destinations),
         };
-        let server = Server::bind(http, context).await?;
-        let http_address = server.as_ref().map(Server::address);
-        let stop_http = intake.clone();
-        let http = tokio::spawn(async move {
-            if let Some(server) = server {
-                server.serve(stop_http).await;
-            }
-        });
+        let (http_address, http) = start_http(http, context, intake.clone()).await?;
         start_folder(ingest.folder, bell.intake(&spool, Way::Folder), intake.clone())?;
         let ring = bell.clone();
         let requesters = commitment.requester.iter().map(|r| r.ae_title.trim().to_owned());
@@ -235,13 +206,11 @@ impl Daemon {
             http,
             completion,
             keeper,
-            sharers,
+            sharing,
             rule,
             wake,
             worker_ended,
-            relay,
             destinations,
-            own,
             reporters,
         })
     }
@@ -273,7 +242,7 @@ impl Daemon {
         completion: &Completion,
     ) -> Result<(), DaemonError> {
         self.destinations.replace(destinations)?;
-        self.own.as_ref().map_or(Ok(()), |own| own.replace(destinations))?;
+        self.sharing.as_ref().map_or(Ok(()), |sharing| sharing.own.replace(destinations))?;
         self.rule.send_if_modified(|rule| {
             let changed = rule != completion;
             rule.clone_from(completion);
@@ -338,20 +307,22 @@ impl Daemon {
         self.http.abort();
         self.completion.abort();
         self.keeper.abort();
-        self.sharers.iter().for_each(JoinHandle::abort);
         let _ = (self.completion.await, self.keeper.await);
-        for sharer in self.sharers {
-            let _ = sharer.await;
-        }
+        // Where devices share a queue, the others go on: a queue under load is never empty.
+        let mode = if self.sharing.is_some() { Mode::Stop } else { Mode::Drain };
         drop(self.wake);
-        if let Some((wake, ended)) = self.relay {
-            drop(wake);
-            in_time &= timeout_at(deadline, ended).await.is_ok();
-        }
+        let own = match self.sharing {
+            Some(sharing) => {
+                let (own, ended) = sharing.end(deadline).await;
+                in_time &= ended;
+                Some(own)
+            }
+            None => None,
+        };
         in_time &= timeout_at(deadline, self.worker_ended).await.is_ok();
-        in_time &= timeout_at(deadline, self.destinations.drain()).await.is_ok();
-        if let Some(own) = &self.own {
-            in_time &= timeout_at(deadline, own.drain()).await.is_ok();
+        in_time &= timeout_at(deadline, self.destinations.end(mode)).await.is_ok();
+        if let Some(own) = own {
+            in_time &= timeout_at(deadline, own.end(Mode::Drain)).await.is_ok();
         }
         in_time &= timeout_at(deadline, self.reporters.drain()).await.is_ok();
         let spool = self.spool;
@@ -436,6 +407,17 @@ impl Bell {
         }
     }
 
+    /// Rings for the worker and for all of `destinations`.
+    fn with(&self, destinations: Vec<Arc<Destinations>>) -> impl Fn() + Clone + Send + use<> {
+        let bell = self.clone();
+        move || {
+            bell.ring_worker();
+            for destinations in &destinations {
+                destinations.ring();
+            }
+        }
+    }
+
     fn intake(&self, spool: &Arc<Spool>, way: Way) -> Intake {
         let bell = self.clone();
         Intake::new(Arc::clone(spool), way, move || bell.ring())
@@ -458,56 +440,20 @@ fn start_worker<W: Worker>(
     Ok((wake, worker_ended))
 }
 
-/// The thread that hands series over to the shared queue, like the worker's.
-fn start_relay(
-    spool: &Arc<Spool>,
-    shared: &Arc<Shared>,
-) -> Result<(SyncSender<()>, oneshot::Receiver<()>), DaemonError> {
-    let relay = Relay { spool: Arc::clone(spool), shared: Arc::clone(shared) };
-    let (wake, woken) = sync_channel(1);
-    let (ended, relay_ended) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("relay".to_owned())
-        .spawn(move || {
-            relay.run(&woken);
-            let _ = ended.send(());
-        })
-        .map_err(DaemonError::Thread)?;
-    Ok((wake, relay_ended))
-}
-
-/// Joins the queue that devices share. Its server need not be there yet.
-fn join(
-    config: shared::Config,
-    room: crate::spool::Config,
-    spool: &Arc<Spool>,
-    model: Option<&dyn http::Model>,
-) -> Result<Arc<Shared>, DaemonError> {
-    let means = model.map(http::Model::describe).map_or_else(Means::default, |about| Means {
-        model: about.name,
-        model_digest: about.digest,
+/// Where HTTP is answered, if it is, and what answers until `shutdown`.
+async fn start_http(
+    config: http::Config,
+    context: http::Context,
+    shutdown: CancellationToken,
+) -> Result<(Option<SocketAddr>, JoinHandle<()>), DaemonError> {
+    let server = Server::bind(config, context).await?;
+    let address = server.as_ref().map(Server::address);
+    let answering = tokio::spawn(async move {
+        if let Some(server) = server {
+            server.serve(shutdown).await;
+        }
     });
-    let durability = config.durability;
-    tracing::info!(device = config.device, ?durability, model = means.model, "work is shared");
-    let shared = Arc::new(Shared::open(config, room, means)?);
-    shared.clear_desk()?;
-    if durability == Durability::Replicated {
-        spool.replicate_to(Arc::clone(&shared));
-    }
-    Ok(shared)
-}
-
-/// Calls `on_change` whenever a device says that there is something to do. What the queue's own task holds must not keep
-/// the worker's bell: that would keep the worker.
-async fn hear(shared: Arc<Shared>, on_change: impl Fn()) {
-    let told = Arc::new(Notify::new());
-    let tell = Arc::clone(&told);
-    shared.start(move || tell.notify_one());
-    drop(shared);
-    loop {
-        told.notified().await;
-        on_change();
-    }
+    Ok((address, answering))
 }
 
 /// The watched folder's thread, if one is configured.

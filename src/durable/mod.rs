@@ -215,13 +215,24 @@ pub fn remove_parts(directory: &Path) -> Result<usize, DurableError> {
 /// # Errors
 /// If the file cannot be read.
 pub fn sha256_of_file(path: &Path) -> Result<String, DurableError> {
-    let mut hash = Sha256::new();
-    let mut file = File::open(path).map_err(DurableError::of("open", path))?;
+    let file = File::open(path).map_err(DurableError::of("open", path))?;
+    Ok(sha256_of(file).map_err(DurableError::of("read", path))?.0)
+}
+
+/// The hash of everything that is left to be read, hexadecimal, and how many bytes that was.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256_of(mut bytes: impl io::Read) -> io::Result<(String, u64)> {
+    let (mut hash, mut length) = (Sha256::new(), 0);
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match std::io::Read::read(&mut file, &mut buffer).map_err(DurableError::of("read", path))? {
-            0 => return Ok(hex(&hash.finalize())),
-            count => hash.update(&buffer[..count]),
+        match bytes.read(&mut buffer)? {
+            0 => return Ok((hex(&hash.finalize()), length)),
+            count => {
+                hash.update(&buffer[..count]);
+                length += count as u64;
+            }
         }
     }
 }

@@ -199,15 +199,14 @@ impl Generator {
     fn bound(&mut self, batch: usize) -> Result<&mut Bound, EngineError> {
         let has_guide = self.guides > 1;
         let fits = |bound: &Bound| bound.batch == batch && bound.guide.is_some() == has_guide;
-        let bound = match self.bound.iter().position(fits) {
-            Some(index) => self.bound.remove(index),
-            None => {
-                if self.bound.len() == SHAPES {
-                    self.bound.remove(0);
-                }
-                Bound::new(&self.denoiser, &self.staging, self.interface, batch, has_guide)
-                    .map_err(failed("denoiser"))?
+        let bound = if let Some(index) = self.bound.iter().position(fits) {
+            self.bound.remove(index)
+        } else {
+            if self.bound.len() == SHAPES {
+                self.bound.remove(0);
             }
+            Bound::new(&self.denoiser, &self.staging, self.interface, batch, has_guide)
+                .map_err(failed("denoiser"))?
         };
         self.bound.push(bound);
         Ok(self.bound.last_mut().expect("it was just put there"))

@@ -67,7 +67,9 @@ fn read(graph: &str, record: &[u8]) -> serde_json::Result<Vec<Placement>> {
     }
     let placement = |(provider, nodes): (String, BTreeSet<(String, String)>)| {
         let mut operators = BTreeMap::new();
-        nodes.iter().for_each(|(_, operator)| *operators.entry(operator.clone()).or_default() += 1);
+        for (_, operator) in &nodes {
+            *operators.entry(operator.clone()).or_default() += 1;
+        }
         Placement { graph: graph.to_owned(), provider, nodes: nodes.len(), operators }
     };
     Ok(nodes.into_iter().map(placement).collect())

@@ -142,8 +142,8 @@ impl<'a> Making<'a> {
 /// Shapes of inputs as TensorRT reads them, such as `x:2x1x32x32,t:2`.
 fn profile(shapes: &[(&str, &[usize])], batch: usize) -> String {
     let shape = |(name, rest): &(&str, &[usize])| {
-        let rest: String = rest.iter().map(|n| format!("x{n}")).collect();
-        format!("{name}:{batch}{rest}")
+        let sizes: Vec<_> = [&[batch], *rest].concat().iter().map(usize::to_string).collect();
+        format!("{name}:{}", sizes.join("x"))
     };
     shapes.iter().map(shape).collect::<Vec<_>>().join(",")
 }
@@ -155,8 +155,9 @@ pub(super) fn expect(
     wanted: &[(&str, &[usize])],
 ) -> Result<(), EngineError> {
     for &(name, shape) in wanted {
-        let rest: String = shape.iter().map(|n| format!(", {n}")).collect();
-        let expected = format!("{name} [N{rest}]");
+        let sizes = shape.iter().map(usize::to_string);
+        let sizes: Vec<_> = std::iter::once("N".to_owned()).chain(sizes).collect();
+        let expected = format!("{name} [{}]", sizes.join(", "));
         let mismatch = |found: String| EngineError::Interface { graph, found, expected };
         let Some(outlet) = outlets.iter().find(|outlet| outlet.name() == name) else {
             let names: Vec<_> = outlets.iter().map(Outlet::name).collect();

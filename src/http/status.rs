@@ -55,7 +55,8 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
     let Vitals { serving, working, destinations } = (context.vitals)();
     let spool = &context.spool;
     let count = spool.count()?;
-    let shared = context.shared.as_ref().map(|shared| describe_shared(shared, spool)).transpose()?;
+    let shared =
+        context.shared.as_ref().map(|shared| describe_shared(shared, spool)).transpose()?;
     let counted = match &context.shared {
         Some(shared) if shared.is_reached() => shared.destinations().unwrap_or_default(),
         _ => spool.destinations()?,

@@ -33,9 +33,13 @@ pub enum SpoolError {
     TooManyCommitments { open: u64 },
     #[error("{what} {id} is {state} and cannot become {wanted}")]
     State { what: &'static str, id: String, state: &'static str, wanted: &'static str },
-    #[error("another device or a later start has taken over {what} {id}; what is said about it here counts no more")]
+    #[error(
+        "another device or a later start has taken over {what} {id}; what is said about it here counts no more"
+    )]
     Overtaken { what: &'static str, id: String },
-    #[error("a payload of the shared queue is not what was put in: {sha256}; look after the server's disk")]
+    #[error(
+        "a payload of the shared queue is not what was put in: {sha256}; look after the server's disk"
+    )]
     Damaged { sha256: String },
     /// Of an outage nothing need be done but to end it: everybody tries again.
     #[error("shared queue: {problem}; check the server, the network and [shared]")]
@@ -72,9 +76,8 @@ impl From<sqlx::Error> for SpoolError {
                 // Not its details: they quote rows, and those hold UIDs.
                 Self::Shared { problem: format!("{} ({code})", error.message()), is_outage }
             }
-            Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed | BeginFailed => {
-                Self::Shared { problem: error.to_string(), is_outage: true }
-            }
+            Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed
+            | BeginFailed => Self::Shared { problem: error.to_string(), is_outage: true },
             error => Self::Shared { problem: error.to_string(), is_outage: false },
         }
     }

@@ -103,7 +103,7 @@ impl Spool {
     /// # Errors
     /// If the database refuses, or the job is not ready any more.
     pub fn set_aside(&self, job: &JobId, reason: &str) -> Result<(), SpoolError> {
-        jobs::move_to(&*self.database(), job, JobState::Quarantined, Some(reason))
+        jobs::move_to(&self.database(), job, JobState::Quarantined, Some(reason))
     }
 
     /// Bytes of objects that are to go to the shared queue and are only here.

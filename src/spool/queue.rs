@@ -70,11 +70,8 @@ pub trait Queue: Send + Sync + 'static {
     ///
     /// # Errors
     /// If the queue refuses.
-    fn bury(
-        &self,
-        delivery: &Delivery,
-        reason: &str,
-    ) -> Result<Option<super::Account>, SpoolError>;
+    fn bury(&self, delivery: &Delivery, reason: &str)
+    -> Result<Option<super::Account>, SpoolError>;
 
     /// Try again after `delay`.
     ///

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use cdal::codec::dicom::encode_mr_series;
 use cdal::durable::{self, sha256_of_file};
-use cdal::fleet::agent::{Checked, Content, Status, Store, Supply, Trouble};
+use cdal::fleet::agent::{
+    Blueprint, Bounds, Checked, Content, Examined, Examiner, Status, Store, Supply, Trouble,
+};
 use cdal::fleet::rollout::Phase;
 use cdal::fleet::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};
 use cdal::phantom::phantom;
@@ -24,7 +26,7 @@ use crate::project::root;
 use crate::support::chaos::{Dice, send_until_taken};
 use crate::support::dicom::files;
 use crate::support::http::get;
-use crate::support::process::{Process, free_port};
+use crate::support::process::{Process, free_port, peer};
 use crate::support::wait_for;
 
 const ORDER: &str = "CDAL_IT_FLEET";
@@ -163,7 +165,7 @@ impl Site {
                 canary: vec![],
                 waves: vec![Wave { up_to: 1.0, after: Duration::ZERO, duration: Duration::ZERO }],
                 failure_threshold: 0.5,
-                silence: Duration::from_secs(60),
+                silence: Duration::from_mins(1),
             },
             probation: Probation {
                 healthy: Duration::from_millis(500),
@@ -343,6 +345,48 @@ fn what_is_signed_and_bad_is_left_by_itself() {
 }
 
 #[test]
+fn a_model_that_takes_more_memory_than_it_may_is_found_at_fault() {
+    let site = Site::new();
+    let examine = |memory_bytes| {
+        let bounds = Bounds { memory_bytes, ..Bounds::default() };
+        let files = vec![site.path("device.toml")];
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_cdal"));
+        let blueprint = Blueprint {
+            configuration: None,
+            bundles: [("phantom".to_owned(), root().join("onnx/phantom"))].into(),
+        };
+        Examiner { program, files, bounds }.examine(&blueprint, &|| false)
+    };
+    let Examined::Fault(reason) = examine(150_000_000) else { panic!("it takes more") };
+    assert!(reason.contains("alloc"), "{reason}");
+    assert!(matches!(examine(1 << 32), Examined::Sound { .. }));
+}
+
+#[test]
+fn a_model_that_is_far_slower_is_left() {
+    let site = Site::new();
+    let daemon = site.start(None);
+    daemon.dicom();
+    let slow = |parts: &mut BTreeMap<String, Vec<u8>>| {
+        spoil(parts, "denoiser.onnx", |bytes| {
+            let file = site.path("slow.onnx");
+            fs::write(&file, &*bytes).unwrap();
+            let mut made = peer("slow.py", &[file.display().to_string()]);
+            assert!(made.wait().success());
+            *bytes = fs::read(&file).unwrap();
+        });
+    };
+    let mut release = site.release(2, slow);
+    release.probation.slowdown = 4.0;
+    site.publish(&release);
+    let status = site.wait_for("the verdict", |status| status.phase == Phase::RolledBack);
+    let reason = &status.given_up[0].reason;
+    assert!(reason.contains("more than 4 times the"), "its masks are the same: {reason}");
+    println!("{reason}");
+    assert_eq!(site.serves().as_deref(), Some("1.0.1"));
+}
+
+#[test]
 fn a_model_that_fails_its_jobs_on_trial_is_rolled_back_and_nothing_is_lost() {
     let mut site = Site::new();
     let daemon = site.start(None);
@@ -503,7 +547,7 @@ fn kill_at_random(moments: u64, seed: u64) {
     let publish = |site: &Site, counter: u64| {
         // Nobody reproduces the golden case of every third release so well.
         let mut release = site.release(counter, |parts| {
-            if counter % 3 == 0 {
+            if counter.is_multiple_of(3) {
                 edit(parts, "tolerance = 0.001", "tolerance = 0.000000001");
             }
         });
@@ -523,13 +567,13 @@ fn kill_at_random(moments: u64, seed: u64) {
             *seen.entry(status.phase.to_string()).or_default() += 1;
             let is_own = status.last_good == Content::Own;
             let good = status.last_good.named().map_or(0, |named| named.counter);
-            assert!(is_own || (good % 3 != 0 && good <= counter), "{status:?}");
+            assert!(is_own || (!good.is_multiple_of(3) && good <= counter), "{status:?}");
             let is_over = status.floor.as_ref().is_some_and(|floor| floor.counter == counter);
             if is_over && matches!(status.phase, Phase::Idle | Phase::RolledBack) {
                 if status.phase == Phase::Idle {
-                    committed += 1
+                    committed += 1;
                 } else {
-                    rolled_back += 1
+                    rolled_back += 1;
                 }
                 counter += 1;
                 publish(&site, counter);

@@ -15,6 +15,7 @@ mod engine;
 mod eval;
 mod fleet_agent;
 mod fleet_collect;
+mod fleet_repository;
 mod fleet_rollout;
 mod fleet_store;
 mod fuzz;

@@ -514,7 +514,8 @@ fn days_go_when_nothing_names_them(cluster: &Cluster, name: &str, url: &str) {
              UPDATE deliveries SET day = today - 10;
          END $$",
     );
-    let days = || cluster.sql(name, "SELECT count(*) FROM pg_class WHERE relname ~ '^chunks_[0-9]+$'");
+    let days =
+        || cluster.sql(name, "SELECT count(*) FROM pg_class WHERE relname ~ '^chunks_[0-9]+$'");
     assert_eq!(days(), "3");
     let sent = |destination| device.sent(&due(&*device, destination)).unwrap();
     sent("1.1");

@@ -17,7 +17,7 @@ use crate::support::chaos::{Station, send_until_taken};
 use crate::support::dicom::{dataset, files, series};
 use crate::support::http::get;
 use crate::support::postgres::Cluster;
-use crate::support::process::{Process, dcmtk, free_port};
+use crate::support::process::{Process, cdal, dcmtk, free_port};
 use crate::support::wait_for;
 use crate::support::worker::product;
 
@@ -194,7 +194,9 @@ fn with_local_durability_every_acknowledged_series_comes_out_once() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let own = Desk::open(spool::Config::new(&site.orders[0].spool)).unwrap();
     wait_for("the series to be complete", || (own.count().unwrap().ready >= 6).then_some(()));
-    assert!(own.unreplicated_bytes().unwrap() >= more.iter().map(|f| dataset(f).len() as u64).sum());
+    assert!(
+        own.unreplicated_bytes().unwrap() >= more.iter().map(|f| dataset(f).len() as u64).sum()
+    );
     site.cluster.start();
     site.settle(&[0, 1, 2]);
     assert_eq!(own.unreplicated_bytes().unwrap(), 0);
@@ -292,6 +294,26 @@ fn a_device_that_cannot_reach_the_server_serves_and_says_so() {
     assert_eq!(back["unreplicated_bytes"], 0);
     let sent_there = &status()["destinations"][0]["sent"];
     assert_eq!(sent_there, 2);
+
+    // And so does the operator's command.
+    let list = |shared: &str| {
+        let file = site.folder.path().join("daemon.toml");
+        let spool = site.orders[0].spool.display();
+        let text = format!(
+            "[model]\nbundle = \"b\"\n[spool]\ndirectory = \"{spool}\"\n\
+             [ingest.dicom]\nlisten = \"127.0.0.1:0\"\n{shared}"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = cdal();
+        command.args(["spool", "list", "--all", "--shared", "--json", "--config"]).arg(file);
+        command.output().unwrap()
+    };
+    let url = &site.cluster.url;
+    let listed = list(&format!("[shared]\nurl = \"{url}\"\ndevice = \"desk\"\n"));
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["destinations"][1]["sent"], 2, "{listed}");
+    assert_eq!(listed["jobs"].as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(list("").status.code(), Some(78));
     stop(daemon);
 }
 
@@ -303,7 +325,10 @@ fn throughput() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::make(folder.path());
     let product = product("result", 1);
-    println!("{JOBS} jobs of one object of {} bytes each, one result to one destination:", product.bytes.len());
+    println!(
+        "{JOBS} jobs of one object of {} bytes each, one result to one destination:",
+        product.bytes.len()
+    );
     for workers in 1..=3_usize {
         let url = cluster.database(&format!("workers{workers}"));
         let devices: Vec<_> = (0..workers)
@@ -335,7 +360,8 @@ fn throughput() {
         let in_turn = |what: &str, work: &(dyn Fn(&Shared, &[Handover]) + Sync)| {
             let started = std::time::Instant::now();
             std::thread::scope(|scope| {
-                for (device, share) in devices.iter().zip(handovers.chunks(JOBS.div_ceil(workers))) {
+                for (device, share) in devices.iter().zip(handovers.chunks(JOBS.div_ceil(workers)))
+                {
                     scope.spawn(move || work(device, share));
                 }
             });

@@ -1,5 +1,8 @@
 mod collect;
+mod keys;
+mod publish;
 mod status;
+mod verify;
 mod watch;
 
 use clap::Subcommand;
@@ -14,6 +17,22 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Make a repository of releases, with its keys
+    Init(keys::InitArgs),
+    /// Put a release into the repository
+    Publish(publish::Args),
+    /// Add signatures to what waits for them
+    Sign(keys::SignArgs),
+    /// Change whose keys are believed
+    Rotate(keys::RotateArgs),
+    /// Sign anew what would expire; a timer should do it every day
+    Refresh(keys::RefreshArgs),
+    /// What a repository holds: keys, dates, releases, what waits
+    Show(keys::ShowArgs),
+    /// Judge a repository as a new device would
+    Verify(verify::Args),
+    /// Copy the repository for sites without a network
+    Pack(publish::PackArgs),
     /// How this device stands: what it runs, what it waits for
     Status(status::Args),
     /// Run the collector: devices report to it, operators look and pause
@@ -32,6 +51,14 @@ enum Action {
 /// If the action fails.
 pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     match args.action {
+        Action::Init(args) => keys::init(&args),
+        Action::Publish(args) => publish::run(&args),
+        Action::Sign(args) => keys::sign(&args),
+        Action::Rotate(args) => keys::rotate(&args),
+        Action::Refresh(args) => keys::refresh(&args),
+        Action::Show(args) => keys::show(&args),
+        Action::Verify(args) => verify::run(&args),
+        Action::Pack(args) => publish::pack(&args),
         Action::Status(args) => status::run(&args),
         Action::Collect(args) => collect::run(&args),
         Action::Watch(args) => watch::run(&args),

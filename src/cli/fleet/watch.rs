@@ -171,6 +171,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
         loop {
             let text = if args.json {
                 serde_json::to_string(&fleet)? + "\n"
+            } else if args.once {
+                drawn(&fleet)
             } else if on_terminal {
                 format!("\x1b[H\x1b[2J{}", drawn(&fleet))
             } else {

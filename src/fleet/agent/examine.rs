@@ -146,3 +146,28 @@ pub fn confine(memory_bytes: u64, processor_seconds: u64) -> std::io::Result<()>
     setrlimit(Resource::Cpu, limit(processor_seconds, processor_seconds + 5))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examine(program: &str) -> Examined {
+        let bounds = Bounds { time: Duration::from_secs(1), ..Bounds::default() };
+        let examiner = Examiner { program: program.into(), files: vec![], bounds };
+        examiner.examine(&Blueprint::default(), &|| false)
+    }
+
+    #[test]
+    fn a_process_that_hangs_fails_or_cannot_start_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("hangs").display().to_string();
+        // Written by a process of its own: a file that this one has open for writing could not be run.
+        let lines = "printf '#!/bin/sh\\nexec sleep 100\\n' > \"$0\" && chmod +x \"$0\"";
+        assert!(Command::new("sh").args(["-c", lines, &script]).status().unwrap().success());
+        let hangs = examine(&script);
+        assert_eq!(hangs, Examined::TimedOut("it did not end within 1 s".to_owned()));
+        assert!(matches!(examine("/bin/false"), Examined::Fault(reason) if reason.contains('1')));
+        assert!(matches!(examine("/bin/true"), Examined::Fault(_)), "it has said nothing");
+        assert!(matches!(examine("/nowhere/cdal"), Examined::Transient(_)));
+    }
+}

@@ -13,6 +13,7 @@ mod examine;
 mod machine;
 mod run;
 mod shelf;
+mod state;
 mod status;
 mod store;
 mod supply;
@@ -21,12 +22,13 @@ mod tests;
 
 pub use config::{Bounds, Config, Limits};
 pub use examine::{Examined, Examiner, Finding, SUBCOMMAND, confine};
-pub use machine::{
-    Candidate, Content, Duty, Event, Load, Machine, Note, Quarantined, Refusal, Setback, Sound,
-    Stage, Standing, Timing, Trial, Verdict,
-};
+pub use machine::Machine;
 pub use run::{Agent, Blueprint, Served, Swap};
 pub use shelf::{FetchError, Shelf};
+pub use state::{
+    Candidate, Content, Duty, Event, Load, Note, Quarantined, Refusal, Setback, Sound, Stage,
+    Standing, Timing, Trial, Verdict,
+};
 pub use status::{Status, Target};
 pub use store::{Store, StoreError};
 pub use supply::{Checked, Supply, Trouble, supply};

@@ -112,7 +112,7 @@ impl Agent {
         let on_trial = store.machine().trial().map(|trial| &trial.candidate.named);
         if content.named().is_some()
             && content.named() == on_trial
-            && let Err(error) = self.0.apply(&mut store, event)
+            && let Err(error) = apply(&mut store, event)
         {
             tracing::error!(%error, "a job on trial is not counted");
         }
@@ -158,6 +158,11 @@ impl Agent {
     }
 }
 
+fn apply(store: &mut Store, event: Event) -> Result<(), StoreError> {
+    tell(store.apply(event, now_ms())?.as_ref());
+    Ok(())
+}
+
 impl Shared {
     fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
@@ -167,13 +172,8 @@ impl Shared {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    fn apply(&self, store: &mut Store, event: Event) -> Result<(), StoreError> {
-        tell(store.apply(event, now_ms())?.as_ref());
-        Ok(())
-    }
-
     fn happened(&self, event: Event) -> Result<(), StoreError> {
-        self.apply(&mut self.store(), event)
+        apply(&mut self.store(), event)
     }
 
     fn blueprint(&self, release: &Release) -> Blueprint {
@@ -284,7 +284,6 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
         self.shared.happened(Event::Clock)?;
         let duty = self.shared.store().machine().duty(now_ms());
         match duty {
-            Duty::Rest | Duty::Wait { .. } => {}
             Duty::Place(named) => {
                 let rollout = self.shared.manifest(&named)?.rollout;
                 let Config { device, group, .. } = &self.shared.config;
@@ -303,7 +302,7 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
                 tell(note.as_ref());
                 return self.reconcile();
             }
-            Duty::Swap(_) => {}
+            Duty::Rest | Duty::Wait { .. } | Duty::Swap(_) => {}
             Duty::Watch(_) => self.watch()?,
         }
         Ok(true)
@@ -366,7 +365,7 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
                             // What the collector said was about another release.
                             if self.shared.config.collector.is_some() {
                                 let hold = Event::Hold(Some(NOT_ASKED.to_owned()));
-                                self.shared.apply(&mut store, hold)?;
+                                apply(&mut store, hold)?;
                             }
                         }
                         Ok(None) => {}
@@ -496,7 +495,7 @@ async fn report(shared: &Shared, mut reporter: Reporter) {
             let mut store = shared.store();
             let aims_at = store.machine().candidate().map(|candidate| &candidate.named);
             if aims_at == target.as_ref()
-                && let Err(error) = shared.apply(&mut store, Event::Hold(hold))
+                && let Err(error) = apply(&mut store, Event::Hold(hold))
             {
                 tracing::error!(%error, "the collector's word is not kept");
             }

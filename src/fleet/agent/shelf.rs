@@ -25,6 +25,8 @@ const RATE_WINDOW: Duration = Duration::from_mins(1);
 pub struct Shelf {
     blobs: PathBuf,
     bundles: PathBuf,
+    /// `RATE_WINDOW`; tests have less time.
+    window: Duration,
 }
 
 /// What keeps a release from coming in. All of it may pass.
@@ -50,7 +52,8 @@ impl Shelf {
     /// # Errors
     /// If the disk refuses.
     pub fn open(directory: &Path) -> Result<Self, DurableError> {
-        let shelf = Self { blobs: directory.join("blobs"), bundles: directory.join("bundles") };
+        let [blobs, bundles] = ["blobs", "bundles"].map(|name| directory.join(name));
+        let shelf = Self { blobs, bundles, window: RATE_WINDOW };
         durable::create_directory(&shelf.blobs)?;
         durable::create_directory(&shelf.bundles)?;
         Ok(shelf)
@@ -155,9 +158,9 @@ impl Shelf {
                 hash.update(&buffer[..count]);
                 failpoint::reach("fleet.fetched");
                 came += count as u64;
-                if since.elapsed() >= RATE_WINDOW {
+                if since.elapsed() >= self.window {
                     let least = limits.min_bytes_per_second;
-                    if came < least * RATE_WINDOW.as_secs() {
+                    if (came as f64) < least as f64 * self.window.as_secs_f64() {
                         return Err(FetchError::TooSlow { sha256, least });
                     }
                     (since, came) = (Instant::now(), 0);
@@ -213,9 +216,10 @@ impl Shelf {
                 let path = entry.path();
                 let name = entry.file_name().to_string_lossy().into_owned();
                 // A half-fetched blob that is still wanted goes on.
-                let stem = match folder == &self.blobs {
-                    true => name.trim_end_matches(durable::PART_SUFFIX),
-                    false => &name,
+                let stem = if folder == &self.blobs {
+                    name.trim_end_matches(durable::PART_SUFFIX)
+                } else {
+                    &name
                 };
                 if kept.contains(stem) {
                     continue;
@@ -262,4 +266,83 @@ pub fn check(release: &Release) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::agent::{Checked, Trouble};
+
+    /// Sends `bytes` from where it is asked to; if it waits, one at a time.
+    struct Server {
+        bytes: Vec<u8>,
+        wait: Duration,
+        asked: Vec<u64>,
+    }
+
+    struct Drip(Vec<u8>, usize, Duration);
+
+    impl Read for Drip {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            std::thread::sleep(self.2);
+            let rest = &self.0[self.1..];
+            let count =
+                rest.len().min(buffer.len()).min(if self.2.is_zero() { 1 << 16 } else { 1 });
+            buffer[..count].copy_from_slice(&rest[..count]);
+            self.1 += count;
+            Ok(count)
+        }
+    }
+
+    impl Supply for Server {
+        fn check(&mut self, _floors: Option<&str>) -> Result<Checked, Trouble> {
+            Ok(Checked { newest: None, floors: String::new() })
+        }
+
+        fn open(&mut self, _blob: &Blob, offset: u64) -> Result<Box<dyn Read>, String> {
+            self.asked.push(offset);
+            Ok(Box::new(Drip(self.bytes.clone(), offset as usize, self.wait)))
+        }
+    }
+
+    fn blob(bytes: &[u8]) -> Blob {
+        Blob { sha256: hex(&Sha256::digest(bytes)), length: bytes.len() as u64 }
+    }
+
+    fn fetch(shelf: &Shelf, blob: &Blob, server: &mut Server) -> Result<(), FetchError> {
+        shelf.fetch(blob, server, &Limits::default(), &|| false)
+    }
+
+    #[test]
+    fn what_comes_is_bounded_and_nothing_but_the_right_bytes_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut shelf = Shelf::open(folder.path()).unwrap();
+        let right = vec![7; 100_000];
+        let blob = blob(&right);
+        let part = shelf.blobs.join(format!("{}{}", blob.sha256, durable::PART_SUFFIX));
+        let send =
+            |bytes: &[u8]| Server { bytes: bytes.to_owned(), wait: Duration::ZERO, asked: vec![] };
+        // More than was announced, without end say.
+        let error = fetch(&shelf, &blob, &mut send(&vec![7; 300_000])).unwrap_err();
+        assert!(matches!(error, FetchError::TooLong { .. }), "{error}");
+        // As long, and something else.
+        let mut wrong = right.clone();
+        wrong[99_999] = 8;
+        let error = fetch(&shelf, &blob, &mut send(&wrong)).unwrap_err();
+        assert!(matches!(error, FetchError::Hash { .. }), "{error}");
+        assert!(!part.exists() && !shelf.blob(&blob).exists());
+        // It breaks off; the next try goes on from there.
+        let error = fetch(&shelf, &blob, &mut send(&right[..70_000])).unwrap_err();
+        assert!(error.to_string().contains("ends after 70000 of 100000 bytes"), "{error}");
+        let mut server = send(&right);
+        // Slower than is bearable: given up, and what came is kept.
+        shelf.window = Duration::from_millis(50);
+        server.wait = Duration::from_millis(5);
+        let error = fetch(&shelf, &blob, &mut server).unwrap_err();
+        assert!(matches!(error, FetchError::TooSlow { .. }), "{error}");
+        server.wait = Duration::ZERO;
+        fetch(&shelf, &blob, &mut server).unwrap();
+        assert!(server.asked[0] == 70_000 && server.asked[1] > 70_000, "{:?}", server.asked);
+        assert_eq!(fs::read(shelf.blob(&blob)).unwrap(), right);
+    }
 }

@@ -50,7 +50,7 @@ fn a_release_is_committed_after_uptime_and_jobs() {
     assert_eq!(machine.load(), Load::Run(release(7)));
     assert_eq!(machine.apply(Event::Boot, 0), None);
     assert_eq!(machine.apply(Event::JobDone, 0), None);
-    assert_eq!(machine.apply(Event::Healthy(Duration::from_secs(60)), 0), None);
+    assert_eq!(machine.apply(Event::Healthy(Duration::from_mins(1)), 0), None);
     assert_eq!(machine.waits_for(0).unwrap(), "probation: 1 of 2 jobs or golden runs");
     let note = machine.apply(Event::Golden(Ok(Duration::from_millis(10))), 0);
     assert_eq!(note, Some(Note::Committed { release: candidate(7).named, before: Content::Own }));

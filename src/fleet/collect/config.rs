@@ -26,7 +26,7 @@ pub struct Config {
     /// Credentials file with the URL of a PostgreSQL database, such as `postgres://USER:PASSWORD@HOST/NAME`.
     #[serde(default)]
     pub postgres: Option<PathBuf>,
-    /// Folder with the manifests of releases, such as `targets/releases` of the repository. Read again when a device
+    /// Folder with the manifests of releases, such as `targets` of the repository. Read again when a device
     /// names a release that is not known.
     pub releases: PathBuf,
     /// DNS names in the certificates of those who may look, pause and resume.

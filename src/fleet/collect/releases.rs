@@ -19,11 +19,10 @@ pub(super) fn read(folder: &Path) -> Result<Vec<(String, Release)>, CollectError
     let wrong = |problem: String| CollectError::Releases { path: folder.to_owned(), problem };
     let entries = std::fs::read_dir(folder).map_err(|error| wrong(error.to_string()))?;
     let mut releases = Vec::new();
-    for entry in entries.flatten().take(MAX_FILES) {
-        let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
+    // In a repository's folder of targets the models' files lie beside them.
+    let paths = entries.flatten().map(|entry| entry.path());
+    let manifests = paths.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    for path in manifests.take(MAX_FILES) {
         let mut bytes = Vec::new();
         let read = File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes));
         let parsed = read

@@ -21,6 +21,7 @@ mod pack;
 mod publish;
 mod renew;
 mod root;
+mod summary;
 
 use std::collections::HashMap;
 use std::fs;
@@ -39,6 +40,7 @@ pub use pack::Packed;
 pub use publish::{Draft, State};
 pub use renew::Renewed;
 pub use root::{Change, Roles};
+pub use summary::{RoleSummary, Summary};
 
 const SPEC_VERSION: &str = "1.0.0";
 
@@ -81,6 +83,10 @@ pub enum RepositoryError {
         "{what} waits in pending/ for signatures; add them (`cdal fleet sign`) or remove the file"
     )]
     Pending { what: &'static str },
+    #[error(
+        "{role} has expired on {date}, so that devices believe nothing of it; refresh it with its keys first (`cdal fleet refresh`)"
+    )]
+    Expired { role: String, date: String },
     #[error("nothing waits for signatures")]
     NothingPending,
     #[error("{0}")]
@@ -165,6 +171,8 @@ impl Repository {
         validity: Validity,
     ) -> Result<(), RepositoryError> {
         complete(&root.signed, targets)?;
+        in_force(&root.signed)?;
+        in_force(&targets.signed)?;
         let bytes = bytes(targets);
         let version = |before: Option<NonZeroU64>| after(before);
         let snapshot = Snapshot {
@@ -236,6 +244,14 @@ fn complete<T: Role>(root: &Root, signed: &Signed<T>) -> Result<(), RepositoryEr
     let have = signed.signatures.iter().filter(|signature| ours(&signature.keyid)).count();
     let needed = keys.map_or(1, |keys| keys.threshold.get());
     Err(RepositoryError::Signatures { role: T::TYPE.to_string(), needed, have })
+}
+
+/// Whether devices would still believe it.
+fn in_force<T: Role>(role: &T) -> Result<(), RepositoryError> {
+    if role.expires() > jiff::Timestamp::now() {
+        return Ok(());
+    }
+    Err(RepositoryError::Expired { role: T::TYPE.to_string(), date: role.expires().to_string() })
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, RepositoryError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Repository, RepositoryError, read};
 use crate::durable::{self, DurableError, hex};
-use crate::fleet::{Release, trust};
+use crate::fleet::{Blob, Release, trust};
 
 /// What went onto a stick.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -29,7 +29,7 @@ impl Repository {
             let path = self.target(&hex(&target.hashes.sha256), name.raw());
             if counter >= from {
                 let release: Release = read(&path)?;
-                wanted.extend(release.blobs().map(|blob| blob.file_name()));
+                wanted.extend(release.blobs().map(Blob::file_name));
                 packed.releases += 1;
             }
             wanted.insert(format!("{}.{}", hex(&target.hashes.sha256), name.raw()));

@@ -6,7 +6,7 @@ use tough::schema::{RoleType, Root, Signed, Target, Targets};
 
 use super::{
     Keyring, Repository, RepositoryError, SPEC_VERSION, Validity, after, complete, expiry, hashes,
-    name, read, write_json,
+    in_force, name, read, write_json,
 };
 use crate::durable::{self, DurableError, hex};
 use crate::fleet::{Blob, Release, trust};
@@ -40,6 +40,7 @@ impl Repository {
         validity: Validity,
     ) -> Result<(u64, State), RepositoryError> {
         self.refuse_pending()?;
+        in_force(&self.root.signed)?;
         let present = self.present()?;
         let Draft { mut release, blobs } = draft;
         let counters = present.targets.signed.targets.keys();

@@ -24,7 +24,7 @@ use crate::fleet::Blob;
 use crate::tls;
 
 /// Of one file of metadata, and of one silence while a blob comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// More than any file of metadata has.
 const MAX_METADATA_BYTES: usize = 16 << 20;
@@ -101,12 +101,13 @@ fn failed(url: &Url, problem: impl ToString) -> SourceError {
 #[derive(Debug, Clone)]
 pub(super) struct Fetcher {
     source: Source,
+    patience: Duration,
     failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Fetcher {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, failure: Arc::default() }
+        Self { source, patience: PATIENCE, failure: Arc::default() }
     }
 
     pub(super) fn failure(&self) -> Option<String> {
@@ -114,7 +115,7 @@ impl Fetcher {
     }
 
     async fn whole(&self, url: &Url) -> Result<Bytes, SourceError> {
-        let Source::Http { ca, .. } = &self.source else { return self.whole_file(url) };
+        let Source::Http { ca, .. } = &self.source else { return whole_file(url) };
         let body = async {
             let Opened { response, .. } = &mut get(url, ca.as_ref(), 0).await?;
             let mut whole = Vec::new();
@@ -127,19 +128,19 @@ impl Fetcher {
             }
             Ok(Bytes::from(whole))
         };
-        let late = || failed(url, format!("has not come within {} s", PATIENCE.as_secs()));
-        timeout(PATIENCE, body).await.unwrap_or_else(|_| Err(late()))
+        let late = || failed(url, format!("has not come within {} s", self.patience.as_secs()));
+        timeout(self.patience, body).await.unwrap_or_else(|_| Err(late()))
     }
+}
 
-    fn whole_file(&self, url: &Url) -> Result<Bytes, SourceError> {
-        let mut bytes = Vec::new();
-        let limit = MAX_METADATA_BYTES as u64 + 1;
-        open(url)?.take(limit).read_to_end(&mut bytes).map_err(|error| failed(url, error))?;
-        if bytes.len() > MAX_METADATA_BYTES {
-            return Err(failed(url, format!("has more than {MAX_METADATA_BYTES} bytes")));
-        }
-        Ok(bytes.into())
+fn whole_file(url: &Url) -> Result<Bytes, SourceError> {
+    let mut bytes = Vec::new();
+    let limit = MAX_METADATA_BYTES as u64 + 1;
+    open(url)?.take(limit).read_to_end(&mut bytes).map_err(|error| failed(url, error))?;
+    if bytes.len() > MAX_METADATA_BYTES {
+        return Err(failed(url, format!("has more than {MAX_METADATA_BYTES} bytes")));
     }
+    Ok(bytes.into())
 }
 
 #[tough::async_trait]
@@ -313,6 +314,28 @@ async fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server that sends a byte now and then would hold a device for ever.
+    #[test]
+    fn metadata_that_drips_is_given_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            use std::io::Write;
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+            while stream.write_all(b"{").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let source = Source::parse(&place, None).unwrap();
+        let [metadata, _] = source.folders();
+        let fetcher = Fetcher { patience: Duration::from_millis(200), ..Fetcher::new(source) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let url = metadata.join("timestamp.json").unwrap();
+        let error = runtime.block_on(fetcher.whole(&url)).unwrap_err();
+        assert!(error.to_string().contains("has not come within"), "{error}");
+    }
 
     #[test]
     fn a_repository_is_named_by_its_url_or_its_folder() {

@@ -6,8 +6,8 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Executor, Row};
 use tempfile::TempDir;
 
-use super::payloads::{self, Content};
 use super::enqueue::job_id;
+use super::payloads::{self, Content};
 use super::{Shared, ms};
 use crate::durable::{self, DurableError, failpoint};
 use crate::spool::{Claim, JobId, Product, Retry, SpoolError};
@@ -31,14 +31,13 @@ impl Shared {
                 Ok(claim) => return Ok(Some(claim)),
                 Err(error) => {
                     let claim = bare(&taken);
-                    // It is no fault of the job's that it cannot be read now; a damaged payload is.
-                    match &error {
-                        SpoolError::Damaged { .. } => self.end(&claim, &error.to_string())?,
-                        _ => {
-                            let _ = self.put_back(&claim);
-                            return Err(error);
-                        }
+                    if !matches!(error, SpoolError::Damaged { .. }) {
+                        // It is no fault of the job's that it cannot be read now. If that cannot be said either, its
+                        // lease runs out.
+                        let _ = self.put_back(&claim);
+                        return Err(error);
                     }
+                    self.end(&claim, &error.to_string())?;
                     tracing::error!(job = %claim.job, %error, "a job on the shared queue is damaged");
                 }
             }

@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_password_in_the_url_is_refused_and_not_repeated() {
-        for url in ["postgres://cdal:hunter2@localhost/cdal", "postgres://localhost/cdal?password=hunter2"]
+        for url in
+            ["postgres://cdal:hunter2@localhost/cdal", "postgres://localhost/cdal?password=hunter2"]
         {
             let found = wrong(url);
             assert!(found.len() == 1 && found[0].contains("shared.password"), "{found:?}");

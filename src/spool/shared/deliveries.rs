@@ -81,7 +81,11 @@ impl Shared {
         match borrowed {
             Ok(path) => delivery.path = path,
             Err(SpoolError::Damaged { .. }) => {
-                self.settle(&delivery, DeliveryState::Dead, "the payload is damaged on the server")?;
+                self.settle(
+                    &delivery,
+                    DeliveryState::Dead,
+                    "the payload is damaged on the server",
+                )?;
                 return Ok(Next::After(Duration::from_millis(10)));
             }
             Err(error) => {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{Acquire, Row};
 
+use super::Shared;
 use super::deliveries::post;
 use super::enqueue::{job_id, state, strange};
-use super::Shared;
 use crate::spool::deliveries::Entry;
 use crate::spool::{
-    Account, Claim, Count, Delivery, DeliveryState, DestinationReport, Identity, Item, JobId, JobReport,
-    JobState, Letter, Next, Product, Queue, Retry, SpoolError, Statement, Tidied,
+    Account, Claim, Count, Delivery, DeliveryState, DestinationReport, Identity, Item, JobId,
+    JobReport, JobState, Letter, Next, Product, Queue, Retry, SpoolError, Statement, Tidied,
 };
 
 impl Queue for Shared {
@@ -311,11 +311,9 @@ impl Shared {
     async fn why_not(&self, item: &Item, wanted: &'static str) -> SpoolError {
         let (what, id, query) = match item {
             Item::Job(job) => ("job", job.to_string(), "SELECT state FROM jobs WHERE id = $1"),
-            Item::Delivery(id) => (
-                "delivery",
-                id.to_string(),
-                "SELECT state FROM deliveries WHERE id::text = $1",
-            ),
+            Item::Delivery(id) => {
+                ("delivery", id.to_string(), "SELECT state FROM deliveries WHERE id::text = $1")
+            }
         };
         let found = sqlx::query(query).bind(&id).fetch_optional(&self.pool).await;
         let word = match found {

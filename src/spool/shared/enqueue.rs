@@ -90,8 +90,10 @@ impl Shared {
             if of_uid.iter().any(|(sha256, _)| *sha256 == object.sha256) {
                 continue;
             }
-            let has_other = of_uid.iter().any(|(_, state)| state == InstanceState::Accepted.as_str());
-            let state = if has_other { InstanceState::Quarantined } else { InstanceState::Accepted };
+            let has_other =
+                of_uid.iter().any(|(_, state)| state == InstanceState::Accepted.as_str());
+            let state =
+                if has_other { InstanceState::Quarantined } else { InstanceState::Accepted };
             let content = Content::File(&object.path);
             payloads::deposit(transaction, (day, &object.sha256), content).await?;
             sqlx::query(
@@ -214,11 +216,10 @@ async fn known(
     objects: &[Object],
 ) -> Result<HashMap<String, Vec<(String, String)>>, SpoolError> {
     let uids: Vec<&str> = objects.iter().map(|object| object.sop_instance_uid.as_str()).collect();
-    let rows =
-        sqlx::query("SELECT sop_uid, sha256, state FROM instances WHERE sop_uid = ANY ($1)")
-            .bind(uids)
-            .fetch_all(transaction)
-            .await?;
+    let rows = sqlx::query("SELECT sop_uid, sha256, state FROM instances WHERE sop_uid = ANY ($1)")
+        .bind(uids)
+        .fetch_all(transaction)
+        .await?;
     let mut known: HashMap<String, Vec<(String, String)>> = HashMap::new();
     for row in rows {
         known.entry(row.try_get(0)?).or_default().push((row.try_get(1)?, row.try_get(2)?));

@@ -47,8 +47,7 @@ impl Shared {
             .bind(ahead)
             .fetch_one(&mut *transaction)
             .await?;
-            let [name, from, to]: [String; 3] =
-                [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?];
+            let [name, from, to]: [String; 3] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?];
             let make = format!(
                 "CREATE TABLE IF NOT EXISTS chunks_{name} PARTITION OF chunks
                  FOR VALUES FROM ('{from}') TO ('{to}')"
@@ -104,13 +103,12 @@ pub(super) async fn deposit(
     content: Content<'_>,
 ) -> Result<(), SpoolError> {
     // A payload's pieces are committed together.
-    let is_there = sqlx::query(
-        "SELECT 1 FROM chunks WHERE day = $1::text::date AND sha256 = $2 AND seq = 0",
-    )
-    .bind(day)
-    .bind(sha256)
-    .fetch_optional(&mut *transaction)
-    .await?;
+    let is_there =
+        sqlx::query("SELECT 1 FROM chunks WHERE day = $1::text::date AND sha256 = $2 AND seq = 0")
+            .bind(day)
+            .bind(sha256)
+            .fetch_optional(&mut *transaction)
+            .await?;
     if is_there.is_some() {
         return Ok(());
     }
@@ -166,9 +164,6 @@ fn pieces(bytes: u64) -> i32 {
 }
 
 pub(super) async fn lock_partitions(connection: &mut PgConnection) -> Result<(), SpoolError> {
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(PARTITIONS)
-        .execute(connection)
-        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(PARTITIONS).execute(connection).await?;
     Ok(())
 }
