@@ -2,6 +2,7 @@
 //! share on PostgreSQL, and what only the latter can do.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use cdal::spool::{
     SpoolError, Tidied,
 };
 
+use crate::support::certificates::{certificates, named_certificate};
 use crate::support::postgres::Cluster;
 use crate::support::wait_for;
 
@@ -360,6 +362,45 @@ fn the_shared_queue_behaves_the_same() {
         let name = format!("shared{number}");
         let url = cluster.database(&name);
         test(&cluster, &name, &url);
+    }
+}
+
+#[test]
+fn another_machine_is_reached_under_a_verified_certificate_and_with_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::make(folder.path());
+    for authority in ["ours", "theirs"] {
+        std::fs::create_dir(folder.path().join(authority)).unwrap();
+        certificates(&folder.path().join(authority));
+    }
+    named_certificate(&folder.path().join("ours"), "localhost");
+    cluster.secure(&folder.path().join("ours"), "it's secret");
+    let password = folder.path().join("password");
+    let ask = |query: &str, secret: &str| {
+        std::fs::write(&password, secret).unwrap();
+        std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let url = format!("postgres://cdal@localhost:{}/postgres?{query}", cluster.port);
+        let config = shared::Config {
+            password: Some(password.clone()),
+            timeout: Duration::from_secs(5),
+            ..shared::Config::new(url, "a")
+        };
+        assert_eq!(config.faults(), []);
+        let shared = Shared::open(config, spool(folder.path()), Means::default()).unwrap();
+        shared.ping()
+    };
+    let root = |name: &str| {
+        let file = folder.path().join(name).join("ca.pem");
+        format!("sslmode=verify-full&sslrootcert={}", file.display())
+    };
+    ask(&root("ours"), "it's secret\n").unwrap();
+    for (query, secret) in [
+        (root("ours"), "guessed"),
+        (root("theirs"), "it's secret"),
+        ("sslmode=disable".to_owned(), "it's secret"),
+    ] {
+        let error = ask(&query, secret).unwrap_err();
+        assert!(error.is_outage() && !error.to_string().contains(secret), "{query}: {error}");
     }
 }
 

@@ -12,7 +12,7 @@ use super::wait_for;
 pub struct Cluster {
     server: Option<Process>,
     data: PathBuf,
-    port: u16,
+    pub port: u16,
     /// Of its first database.
     pub url: String,
 }
@@ -43,10 +43,15 @@ impl Cluster {
         command.arg("-D").arg(&self.data).args(["-p", &self.port.to_string()]);
         command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
         command.stderr(std::process::Stdio::null());
-        self.server = Some(Process::start(&mut command));
+        let mut server = Process::start(&mut command);
         wait_for("PostgreSQL to listen", || {
+            // It does not start while a process of the one before still ends.
+            if server.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                server = Process::start(&mut command);
+            }
             std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
         });
+        self.server = Some(server);
         let mut ready = program("pg_isready");
         ready.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
         wait_for("PostgreSQL to be ready", || {
@@ -60,6 +65,29 @@ impl Cluster {
         server.signal("-QUIT");
         server.wait();
         self.start();
+    }
+
+    /// From now on it wants this password and TLS, and shows `localhost.pem` of `certificates`.
+    pub fn secure(&mut self, certificates: &Path, password: &str) {
+        self.sql(
+            "postgres",
+            &format!("ALTER ROLE cdal PASSWORD '{}'", password.replace('\'', "''")),
+        );
+        for name in ["localhost.pem", "localhost.key"] {
+            let copy = self.data.join(name);
+            fs::copy(certificates.join(name), &copy).unwrap();
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
+            if is_root() {
+                chown(&copy, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        let own = "ssl = on\nssl_cert_file = 'localhost.pem'\nssl_key_file = 'localhost.key'\n";
+        let settings = self.data.join("postgresql.conf");
+        let all = fs::read_to_string(&settings).unwrap() + own;
+        fs::write(settings, all).unwrap();
+        let rule = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
+        fs::write(self.data.join("pg_hba.conf"), rule).unwrap();
+        self.crash();
     }
 
     /// `kill -9` of the server and all of its processes, as when the machine loses power.
