@@ -157,7 +157,7 @@ impl Config {
 
 /// Whether the server is on this machine.
 fn is_here(options: &PgConnectOptions) -> bool {
-    let host = options.get_host();
+    let host = options.get_host().trim_matches(['[', ']']);
     options.get_socket().is_some()
         || host.starts_with('/')
         || host == "localhost"
