@@ -44,7 +44,7 @@ pub enum Command {
     Segment(segment::Args),
     /// Run the daemon: images in, masks out
     Serve(serve::Args),
-    /// The receiving side: takes masks by DICOM and serial line into a folder
+    /// The receiving side: takes masks by DICOM, STOW-RS and serial line, and webhooks, into a folder
     Workstation(workstation::Args),
     /// What waits in the daemon's spool: list, show, retry, drop
     Spool(spool::Args),

@@ -17,6 +17,7 @@ pub mod part10;
 mod raster;
 pub mod seg;
 pub mod serial;
+pub mod stow;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

@@ -33,6 +33,7 @@ use crate::{deliver, http, ingest, spool};
 
 pub use crate::spool::{Claim, Product};
 pub use job::{JobError, NoModel, Worker};
+pub use reporters::Reporters;
 pub use run::{Daemon, Drained, Health, Phase, Pulse};
 pub use segment::{Choice, Extra, Results, SegmentWorker};
 pub use service::ServiceManager;

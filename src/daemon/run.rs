@@ -15,7 +15,7 @@ use super::keep::look_after;
 use super::reporters::Reporters;
 use super::sharing::Sharing;
 use super::{DaemonError, Settings, Worker};
-use crate::deliver::{self, Mode};
+use crate::deliver::{self, Holdings, Mode};
 use crate::http::{self, Gallery, Server, Vitals};
 use crate::ingest::dicom::{Completion, Scp};
 use crate::ingest::{self, Intake, SpoolSink};
@@ -144,7 +144,9 @@ impl Daemon {
         let destinations = Arc::new(Destinations::new(queue.clone()));
         destinations.replace(&configured)?;
         sharing.as_ref().map_or(Ok(()), |sharing| sharing.own.replace(&configured))?;
-        let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool);
+        let holder = spool.clone();
+        let held: Holdings = Arc::new(move |objects| holder.held(objects));
+        let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool, &held);
         let reporters = Arc::new(reporters);
 
         let health = watch::Sender::new(Health::default());

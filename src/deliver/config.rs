@@ -41,6 +41,12 @@ pub struct Config {
     /// `stow`, `webhook`: PEM file of the roots that an `https` server is trusted by; without it the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
+    /// `stow`, `webhook`: certificate to show to an `https` server, followed by the ones between it and the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// `stow`, `webhook`: credentials file with that certificate's private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
     /// `serial`: device; `folder`: directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
@@ -140,6 +146,8 @@ pub struct HttpConfig {
     pub url: String,
     pub token: Option<PathBuf>,
     pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
     pub timeout: Duration,
 }
 
@@ -217,6 +225,8 @@ impl Config {
             url: None,
             token: None,
             ca: None,
+            certificate: None,
+            key: None,
             path: None,
             baud: None,
             timeout: default_timeout(),
@@ -270,6 +280,8 @@ impl Config {
             url: self.url.clone().unwrap_or_default(),
             token: self.token.clone(),
             ca: self.ca.clone(),
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
             timeout: self.timeout,
         }
     }
@@ -299,6 +311,8 @@ impl Config {
             ("url", self.url.is_some(), needs(WEB), needs(WEB)),
             ("token", self.token.is_some(), false, needs(WEB)),
             ("ca", self.ca.is_some(), false, needs(WEB)),
+            ("certificate", self.certificate.is_some(), self.key.is_some(), needs(WEB)),
+            ("key", self.key.is_some(), self.certificate.is_some(), needs(WEB)),
             ("baud", self.baud.is_some(), false, needs(&[Kind::Serial])),
         ] {
             if needed && !given {

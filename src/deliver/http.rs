@@ -72,7 +72,8 @@ async fn attempt(config: &HttpConfig, message: Message) -> Result<(StatusCode, B
         return exchange(stream, request).await;
     }
     let ca = config.ca.clone().unwrap_or_else(|| SYSTEM_ROOTS.into());
-    let trust = tls::Client { ca, certificate: None, key: None, server_name: None };
+    let (certificate, key) = (config.certificate.clone(), config.key.clone());
+    let trust = tls::Client { ca, certificate, key, server_name: None };
     let connector = TlsConnector::from(tls::client(&trust).map_err(|error| error.to_string())?);
     let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
     let stream = connector

@@ -31,7 +31,7 @@ pub use config::{
     SerialConfig,
 };
 pub use dicom::echo;
-pub use report::{ReportConfig, Reporter, Requester};
+pub use report::{Holdings, ReportConfig, Reporter, Requester};
 pub use worker::{Destination, Mode};
 
 /// What came of one attempt. The reasons are logged: no patient data, no UID.

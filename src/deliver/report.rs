@@ -17,7 +17,7 @@ use super::worker::{SPOOL_PAUSE, blocking};
 use super::{DicomConfig, Mode, Outcome, backoff};
 use crate::codec::commitment::{PUSH_MODEL, Report};
 use crate::codec::dimse::{Command, status};
-use crate::domain::{Fault, duration};
+use crate::domain::{Fault, SopReference, duration};
 use crate::spool::{Commitment, Held, Next, Spool, SpoolError};
 use crate::telemetry::audit;
 use crate::tls;
@@ -97,9 +97,9 @@ impl ReportConfig {
         faults
     }
 
-    /// One for each requester, each on its own; `ae_title` is this program's.
+    /// One for each requester, each on its own; `ae_title` is this program's, `spool` holds what was asked.
     #[must_use]
-    pub fn reporters(&self, ae_title: &str, spool: &Arc<Spool>) -> Vec<Reporter> {
+    pub fn reporters(&self, ae_title: &str, spool: &Arc<Spool>, held: &Holdings) -> Vec<Reporter> {
         let reporter = |requester: &Requester| Reporter {
             peer: DicomConfig {
                 address: requester.address.clone(),
@@ -111,17 +111,23 @@ impl ReportConfig {
             },
             pace: [self.retry_first, self.retry_max, self.give_up_after],
             spool: Arc::clone(spool),
+            held: Arc::clone(held),
         };
         self.requester.iter().map(reporter).collect()
     }
 }
+
+/// What of these objects is safe here, in their order. Blocks on the disk.
+pub type Holdings = Arc<dyn Fn(&[SopReference]) -> Result<Vec<Held>, SpoolError> + Send + Sync>;
 
 /// Answers one sender's requests.
 pub struct Reporter {
     peer: DicomConfig,
     /// First and longest wait before the next attempt, and when to give up.
     pace: [Duration; 3],
+    /// Keeps the requests.
     spool: Arc<Spool>,
+    held: Holdings,
 }
 
 impl Reporter {
@@ -166,8 +172,8 @@ impl Reporter {
     async fn attempt(&self, commitment: Commitment) -> Result<(), SpoolError> {
         let requester = self.peer.ae_title.as_str();
         let attempt = commitment.attempts + 1;
-        let (spool, asked) = (Arc::clone(&self.spool), commitment.objects.clone());
-        let held = blocking(move || spool.held(&asked)).await?;
+        let (held, asked) = (Arc::clone(&self.held), commitment.objects.clone());
+        let held = blocking(move || held(&asked)).await?;
         let report = report(&commitment, &held);
         let (safe, failed) = (report.safe.len(), report.failed.len());
         let told = self.tell(&report).await;

@@ -124,6 +124,7 @@ impl Synced {
         let nifti = name.strip_suffix(".nii.gz").map(|stem| (stem, "nii.gz"));
         let (stem, extension) = nifti.or(name.rsplit_once('.')).unwrap_or((name, "dcm"));
         let other = format!("{stem}-{}.{extension}", &self.sha256[..16]);
+        failpoint::call("disk.rename").map_err(DurableError::of("rename in", directory))?;
         let mut path = self.path;
         for target in [directory.join(name), directory.join(other)] {
             match path.persist_noclobber(&target) {

@@ -7,10 +7,14 @@
 //! Off unless `http.listen` is set. Beyond the loopback interface it needs TLS, and tokens or client certificates.
 //! The routes stand in one table, `routes`; `openapi.json` describes them, and a test holds the two together.
 //!
-//! Called by `daemon`; `fleet` serves its collector's router with the same listener, limits and tokens.
+//! The receiving side is here too: STOW-RS (PS3.18 section 10.5) and webhooks into a folder, `station`.
+//!
+//! Called by `daemon` and `cli::workstation`; `fleet` serves its collector's router with the same listener, limits and tokens.
 
+mod body;
 mod cases;
 mod config;
+mod door;
 mod gallery;
 mod inference;
 mod jobs;
@@ -19,6 +23,7 @@ mod model;
 mod problem;
 mod routes;
 mod serve;
+mod station;
 mod status;
 mod tokens;
 
@@ -27,10 +32,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::Config;
+pub use door::is_loopback;
 pub use gallery::{Drawing, Gallery, Pictures};
 pub use model::{Ask, Description, Engine, InferError, Model};
 pub use problem::{Problem, json, too_large};
-pub use routes::is_loopback;
 pub use serve::{Limits, Peer, Server, blocking, serve};
 pub use status::self_contained;
 pub use tokens::Tokens;

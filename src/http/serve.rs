@@ -15,8 +15,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::door::Door;
 use super::routes::{self, Shop};
-use super::{Config, Context, HttpError, Tokens};
+use super::station::{self, Station};
+use super::{Config, Context, HttpError};
+use crate::ingest::FolderSink;
 use crate::tls;
 
 /// HTTP, bound to its address.
@@ -29,20 +32,35 @@ pub struct Server {
 }
 
 impl Server {
-    /// Reads the credentials and takes the address; `None` if HTTP is off.
+    /// The daemon's. Reads the credentials and takes the address; `None` if HTTP is off.
     ///
     /// # Errors
     /// If the address or a credentials file cannot be used.
     pub async fn bind(config: Config, context: Context) -> Result<Option<Self>, HttpError> {
+        let inferences = Arc::new(Semaphore::new(config.max_inferences));
+        let shop = Shop { config: config.clone(), context: Arc::new(context), inferences };
+        Self::open(config, |door| routes::router(door, Arc::new(shop))).await
+    }
+
+    /// A receiver's: STOW-RS and webhooks into a folder. Otherwise like [`Server::bind`].
+    ///
+    /// # Errors
+    /// If the address or a credentials file cannot be used.
+    pub async fn station(config: Config, sink: Arc<FolderSink>) -> Result<Option<Self>, HttpError> {
+        let station = Station::new(&config, sink);
+        Self::open(config, |door| station::router(door, Arc::new(station))).await
+    }
+
+    async fn open(
+        config: Config,
+        router: impl FnOnce(Arc<Door>) -> Router,
+    ) -> Result<Option<Self>, HttpError> {
         let Some(address) = config.listen.clone() else { return Ok(None) };
-        let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
+        let router = router(Door::open(&config)?);
         let tls = config.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
         let listen = |source| HttpError::Listen { address: address.clone(), source };
         let listener = TcpListener::bind(&address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
-        let inferences = Arc::new(Semaphore::new(config.max_inferences));
-        let shop = Shop { config: config.clone(), tokens, context: Arc::new(context), inferences };
-        let router = routes::router(Arc::new(shop));
         Ok(Some(Self { listener, address: local, tls, router, config }))
     }
 

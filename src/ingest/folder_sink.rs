@@ -1,7 +1,15 @@
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{Received, Refusal, Sink, identify};
-use crate::durable::{self, DurableError, Incoming, Synced};
+use super::{Declined, Received, Refusal, Sink, identify};
+use crate::codec::commitment::Request;
+use crate::codec::dicom::{self, Identity};
+use crate::codec::part10;
+use crate::domain::{SopReference, Uid};
+use crate::durable::{self, DurableError, Incoming, Synced, failpoint};
+use crate::spool::{Held, Spool, SpoolError};
 
 /// How an object came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -9,6 +17,8 @@ use crate::durable::{self, DurableError, Incoming, Synced};
 pub enum Via {
     Dicom,
     Serial,
+    Stow,
+    Webhook,
 }
 
 /// An object that is in the folder to stay.
@@ -19,11 +29,28 @@ pub struct Landed {
     pub via: Via,
 }
 
-/// Puts objects into a folder as `<SOP Instance UID>.dcm`. The same bytes again change nothing; other bytes under
-/// a known name are kept beside the first.
+/// A file that is not kept, and which object it was, if that could be read.
+#[derive(Debug)]
+pub struct Unkept {
+    pub object: Option<SopReference>,
+    pub refusal: Refusal,
+}
+
+/// Puts objects into a folder as `<SOP Instance UID>.dcm`, and events as `event-<id>.json`. The same bytes again change
+/// nothing; other bytes under a known name are kept beside the first.
 pub struct FolderSink {
     folder: PathBuf,
     on_landed: Box<dyn Fn(&Landed) + Send + Sync>,
+    promises: Option<Promises>,
+}
+
+/// Requests for storage commitment, to be answered by `deliver`.
+struct Promises {
+    /// Keeps the requests, and nothing else.
+    spool: Arc<Spool>,
+    /// AE titles of those who may ask.
+    requesters: Vec<String>,
+    on_asked: Box<dyn Fn() + Send + Sync>,
 }
 
 impl FolderSink {
@@ -37,12 +64,32 @@ impl FolderSink {
     ) -> Result<Self, DurableError> {
         durable::create_directory(folder)?;
         durable::remove_parts(folder)?;
-        Ok(Self { folder: folder.to_owned(), on_landed: Box::new(on_landed) })
+        Ok(Self { folder: folder.to_owned(), on_landed: Box::new(on_landed), promises: None })
+    }
+
+    /// Lets these AE titles ask for storage commitment; what they ask is kept in `spool`. `on_asked` must not block.
+    #[must_use]
+    pub fn with_commitment(
+        self,
+        spool: Arc<Spool>,
+        requesters: Vec<String>,
+        on_asked: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        let promises = Promises { spool, requesters, on_asked: Box::new(on_asked) };
+        Self { promises: Some(promises), ..self }
     }
 
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// A temporary file in the folder.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn begin_file(&self) -> Result<Incoming, Refusal> {
+        Ok(Incoming::create(&self.folder)?)
     }
 
     /// Keeps a file under `name`, which the caller has checked.
@@ -55,15 +102,161 @@ impl FolderSink {
         (self.on_landed)(&Landed { path, bytes, via });
         Ok(())
     }
+
+    /// Keeps a DICOM file that came by STOW-RS, as an object of `study` where one is given. It gets the header that it
+    /// would have if it had come by C-STORE, so that an object that comes both ways is one file.
+    ///
+    /// # Errors
+    /// If it is no readable DICOM file or of another study, or the disk refuses.
+    pub fn keep(&self, file: Synced, study: Option<&Uid>) -> Result<SopReference, Unkept> {
+        failpoint::reach("ingest.synced");
+        let identity = dicom::identify(file.path()).map_err(|_| Unkept {
+            object: None,
+            refusal: Refusal::NotUnderstood("it is not a readable DICOM file (PS3.10)"),
+        })?;
+        let object = SopReference {
+            sop_class_uid: identity.sop_class.clone(),
+            sop_instance_uid: identity.sop_instance.clone(),
+        };
+        let keep = || -> Result<(), Refusal> {
+            if study.is_some_and(|study| identity.study.as_ref() != Some(study)) {
+                return Err(Refusal::Mismatch("StudyInstanceUID"));
+            }
+            let file = self.with_plain_header(&identity, file)?;
+            Ok(self.land(&name_of(&identity.sop_instance), file, Via::Stow)?)
+        };
+        match keep() {
+            Ok(()) => Ok(object),
+            Err(refusal) => Err(Unkept { object: Some(object), refusal }),
+        }
+    }
+
+    fn with_plain_header(&self, identity: &Identity, file: Synced) -> Result<Synced, Refusal> {
+        let Identity { sop_class, sop_instance, transfer_syntax, .. } = identity;
+        let header = part10::header(sop_class, sop_instance, transfer_syntax);
+        let read = |error| Refusal::from(DurableError::of("read", file.path())(error));
+        let mut source = File::open(file.path()).map_err(read)?;
+        let mut given = vec![0; identity.data_set];
+        source.read_exact(&mut given).map_err(read)?;
+        if given == header {
+            return Ok(file);
+        }
+        let mut whole = self.begin_file()?;
+        whole.write(&header)?;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match source.read(&mut buffer).map_err(read)? {
+                0 => return Ok(whole.sync()?),
+                count => whole.write(&buffer[..count])?,
+            }
+        }
+    }
+
+    /// Keeps an event under its `id`, which the caller has checked.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn keep_event(&self, id: &str, event: &[u8]) -> Result<(), Refusal> {
+        let file = durable::write(&self.folder, event)?;
+        Ok(self.land(&format!("event-{id}.json"), file, Via::Webhook)?)
+    }
+
+    /// What of `objects` is in the folder to stay, in their order.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn held(&self, objects: &[SopReference]) -> Result<Vec<Held>, SpoolError> {
+        let list = std::fs::read_dir(&self.folder).map_err(DurableError::of("list", &self.folder));
+        // Of the names that `durable` gives to other content under a known name.
+        let contradicted: Vec<String> = list?
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter_map(|name| Some(name.strip_suffix(".dcm")?.split_once('-')?.0.to_owned()))
+            .collect();
+        let held = |object: &SopReference| {
+            let SopReference { sop_class_uid, sop_instance_uid } = object;
+            if contradicted.iter().any(|uid| uid == sop_instance_uid.as_str()) {
+                return Held::Contradicted;
+            }
+            match dicom::identify(&self.folder.join(name_of(sop_instance_uid))) {
+                Ok(found) if found.sop_instance != *sop_instance_uid => Held::Unknown,
+                Ok(found) if found.sop_class == *sop_class_uid => Held::Safe,
+                Ok(_) => Held::OtherClass,
+                Err(_) => Held::Unknown,
+            }
+        };
+        let held = objects.iter().map(held).collect();
+        // A file that has its name only just now may lose it in a power cut.
+        durable::sync_directory(&self.folder)?;
+        Ok(held)
+    }
+}
+
+fn name_of(sop_instance_uid: &Uid) -> String {
+    format!("{sop_instance_uid}.dcm")
 }
 
 impl Sink for FolderSink {
     fn begin(&self) -> Result<Incoming, Refusal> {
-        Ok(Incoming::create(&self.folder)?)
+        self.begin_file()
     }
 
     fn store(&self, received: &Received, file: Synced) -> Result<(), Refusal> {
         identify::series_of(received, file.path())?;
-        Ok(self.land(&format!("{}.dcm", received.sop_instance_uid), file, Via::Dicom)?)
+        Ok(self.land(&name_of(&received.sop_instance_uid), file, Via::Dicom)?)
+    }
+
+    fn ask_commitment(&self, requester: &str, request: &Request) -> Result<(), Declined> {
+        let promises = self.promises.as_ref().ok_or(Declined::NotOffered)?;
+        if !promises.requesters.iter().any(|known| known == requester) {
+            return Err(Declined::UnknownRequester);
+        }
+        promises.spool.ask_commitment(requester, &request.transaction, &request.objects)?;
+        (promises.on_asked)();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(class: &str, instance: &str) -> SopReference {
+        let uid = |text| Uid::parse(text).unwrap();
+        SopReference { sop_class_uid: uid(class), sop_instance_uid: uid(instance) }
+    }
+
+    fn file(SopReference { sop_class_uid, sop_instance_uid }: &SopReference) -> Vec<u8> {
+        let syntax = Uid::parse("1.2.840.10008.1.2").unwrap();
+        let mut file = part10::header(sop_class_uid, sop_instance_uid, &syntax);
+        let [class, instance] = [sop_class_uid, sop_instance_uid].map(Uid::as_str);
+        for (tag, uid) in [([8, 0x16], class), ([8, 0x18], instance), ([0x20, 0xe], "2.25.7")] {
+            let uid = if uid.len() % 2 == 1 { format!("{uid}\0") } else { uid.to_owned() };
+            file.extend(tag.map(u16::to_le_bytes).concat());
+            file.extend((uid.len() as u32).to_le_bytes());
+            file.extend(uid.bytes());
+        }
+        file
+    }
+
+    #[test]
+    fn only_what_is_there_under_its_own_name_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = FolderSink::open(folder.path(), |_| ()).unwrap();
+        let keep = |bytes: &[u8]| sink.keep(durable::write(folder.path(), bytes).unwrap(), None);
+        let whole = object("1.2.3", "2.25.1");
+        assert_eq!(keep(&file(&whole)).unwrap(), whole);
+        let twice = object("1.2.3", "2.25.2");
+        keep(&file(&twice)).unwrap();
+        keep(&[file(&twice), vec![0; 8]].concat()).unwrap();
+        // By serial line a file has the name that its sender gives it.
+        let stolen = object("1.2.3", "2.25.3");
+        std::fs::write(folder.path().join("2.25.3.dcm"), file(&whole)).unwrap();
+        std::fs::write(folder.path().join("2.25.4.dcm"), b"no DICOM").unwrap();
+        let asked = [whole, object("1.2.4", "2.25.1"), twice, stolen, object("1.2.3", "2.25.4")];
+        assert_eq!(
+            sink.held(&asked).unwrap(),
+            [Held::Safe, Held::OtherClass, Held::Contradicted, Held::Unknown, Held::Unknown]
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! stays: the spool (`cdal serve`) or a folder (`cdal workstation`). Whatever a peer sends is checked before it
 //! meets a path or a log: UIDs become `domain::Uid`, file names pass `durable::is_file_name`.
 //!
-//! Called by `daemon` and `cli::workstation`.
+//! Called by `daemon`, `http` and `cli::workstation`.
 
 pub mod dicom;
 pub mod folder;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Fault;
 
-pub use folder_sink::{FolderSink, Landed, Via};
+pub use folder_sink::{FolderSink, Landed, Unkept, Via};
 pub use intake::{Accepted, Intake};
 pub use sink::{Declined, Hold, Received, Refusal, Sink};
 pub use spool_sink::SpoolSink;

@@ -230,6 +230,35 @@ fn declared_sizes_beyond_reason_are_refused_before_memory_is_taken() {
     assert!(matches!(refused(&path), CodecError::TooLarge { declared: 3_600_000_000, .. }));
 }
 
+/// The parser would read one number of the six bytes, and a tag and a length of gigabytes from where it then stands.
+#[test]
+fn a_length_that_ends_inside_a_number_is_refused_before_it_moves_what_follows() {
+    let folder = folder();
+    let path = made::write(folder.path(), "part.dcm", made::slice(0));
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(6).position(|w| w == b"\x10\0\x10\0PN").unwrap();
+    for (vr, length) in [("UL", 6), ("US", 5), ("FD", 12), ("AT", 2), ("OW", 3)] {
+        let mut element = [b"\x09\0\x11\0", vr.as_bytes()].concat();
+        element.extend(if vr == "OW" { vec![0, 0, length, 0, 0, 0] } else { vec![length, 0] });
+        element.resize(element.len() + usize::from(length), b'2');
+        let damaged = [&bytes[..at], &element, &bytes[at..]].concat();
+        std::fs::write(&path, damaged).unwrap();
+        assert!(refused(&path).to_string().contains("a part of a number"), "{vr}");
+    }
+}
+
+/// The parser passes over the first delimiter and takes the second for an element with a length of its own.
+#[test]
+fn an_item_that_ends_without_having_begun_is_refused() {
+    let folder = folder();
+    let path = made::write(folder.path(), "end.dcm", made::slice(0));
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(6).position(|w| w == b"\x10\0\x10\0PN").unwrap();
+    let ends = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\x35";
+    std::fs::write(&path, [&bytes[..at], ends, &bytes[at..]].concat()).unwrap();
+    assert!(refused(&path).to_string().contains("that has not begun"));
+}
+
 #[test]
 fn values_that_are_not_finite_are_refused_with_their_place() {
     let folder = folder();

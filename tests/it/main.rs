@@ -33,6 +33,7 @@ mod serial;
 mod serve_http;
 mod shared;
 mod spool;
+mod station;
 mod stopping;
 mod support;
 mod surroundings;

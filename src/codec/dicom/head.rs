@@ -17,7 +17,11 @@ pub struct Identity {
     pub sop_class: Uid,
     pub sop_instance: Uid,
     pub series: Uid,
+    /// Where it has one.
+    pub study: Option<Uid>,
     pub transfer_syntax: Uid,
+    /// Where its data set begins, bytes.
+    pub data_set: usize,
 }
 
 /// Preamble and file meta information fit into this; what is behind them is read as a stream.
@@ -28,6 +32,7 @@ const MAX_UID_BYTES: u32 = 128;
 
 const SOP_CLASS_UID: u32 = 0x0008_0016;
 const SOP_INSTANCE_UID: u32 = 0x0008_0018;
+const STUDY_INSTANCE_UID: u32 = 0x0020_000D;
 const SERIES_INSTANCE_UID: u32 = 0x0020_000E;
 const ITEM: u32 = 0xFFFE_E000;
 const ITEM_END: u32 = 0xFFFE_E00D;
@@ -57,7 +62,9 @@ pub fn identify(file: &Path) -> Result<Identity, CodecError> {
         sop_class: uid(found.sop_class, "SOPClassUID")?,
         sop_instance: uid(found.sop_instance, "SOPInstanceUID")?,
         series: uid(found.series, "SeriesInstanceUID")?,
+        study: found.study,
         transfer_syntax: uid(Uid::parse(&transfer_syntax).ok(), "TransferSyntaxUID")?,
+        data_set: end,
     })
 }
 
@@ -71,6 +78,7 @@ pub fn series_in(head: &[u8], transfer_syntax: &Uid) -> Option<Uid> {
 struct Found {
     sop_class: Option<Uid>,
     sop_instance: Option<Uid>,
+    study: Option<Uid>,
     series: Option<Uid>,
 }
 
@@ -125,6 +133,7 @@ impl<R: Read> Scan<R> {
             let slot = match tag {
                 SOP_CLASS_UID => &mut found.sop_class,
                 SOP_INSTANCE_UID => &mut found.sop_instance,
+                STUDY_INSTANCE_UID => &mut found.study,
                 SERIES_INSTANCE_UID => &mut found.series,
                 _ => {
                     self.skip(length.value)?;

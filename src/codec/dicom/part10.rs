@@ -2,14 +2,16 @@
 //!
 //! The parser underneath believes declared lengths (it reserves and zeroes them before reading) and
 //! descends into sequences by recursion. Every data set is therefore walked once, cheaply, before it is
-//! parsed: lengths must fit in the file, nesting and element count have limits.
+//! parsed: lengths must fit in the file, nesting and element count have limits. Where the parser would go on at another
+//! place than the walk, what was walked says nothing, and the data set is refused: it reads whole numbers alone, whatever
+//! their length says, and passes over the end of an item that has not begun.
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
-use dicom_core::Tag;
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::uids;
 use dicom_encoding::{Endianness, TransferSyntax, TransferSyntaxIndex};
 use dicom_object::InMemDicomObject;
@@ -179,27 +181,48 @@ fn walk(path: &Path, data: &[u8], ts: &TransferSyntax) -> Result<(), CodecError>
     let failed = |error: &dyn std::error::Error| malformed(path, innermost(error));
     let mut reader =
         LazyDataSetReader::new_with_ts(Cursor::new(data), ts).map_err(|error| failed(&error))?;
-    let (mut depth, mut elements) = (0_usize, 0_usize);
+    let (mut depth, mut items, mut elements) = (0_usize, 0_usize, 0_usize);
+    let unbegun = || malformed(path, "an item or a sequence ends that has not begun");
+    // The first item of a pixel sequence holds numbers, the others bytes (PS3.5 section A.4).
+    let mut offsets_next = false;
     while let Some(token) = reader.advance() {
         let token = token.map_err(|error| failed(&error))?;
-        let (length, position) = match &token {
-            LazyDataToken::LazyValue { header, decoder } => (header.len.0, decoder.position()),
-            LazyDataToken::LazyItemValue { len, decoder } => (*len, decoder.position()),
+        let (length, unit, position) = match &token {
+            LazyDataToken::LazyValue { header, decoder } => {
+                (header.len.0, bytes_of_number(header.vr), decoder.position())
+            }
+            LazyDataToken::LazyItemValue { len, decoder } => {
+                let unit = if std::mem::take(&mut offsets_next) { 4 } else { 1 };
+                (*len, unit, decoder.position())
+            }
             LazyDataToken::SequenceStart { .. } | LazyDataToken::PixelSequenceStart => {
                 depth += 1;
-                (0, 0)
+                offsets_next = matches!(token, LazyDataToken::PixelSequenceStart);
+                (0, 1, 0)
             }
             LazyDataToken::SequenceEnd => {
-                depth = depth.saturating_sub(1);
-                (0, 0)
+                depth = depth.checked_sub(1).ok_or_else(unbegun)?;
+                (0, 1, 0)
+            }
+            LazyDataToken::ItemStart { .. } => {
+                (items, elements) = (items + 1, elements + 1);
+                (0, 1, 0)
+            }
+            LazyDataToken::ItemEnd => {
+                items = items.checked_sub(1).ok_or_else(unbegun)?;
+                offsets_next = false; // an empty table has no value
+                (0, 1, 0)
             }
             _ => {
                 elements += 1;
-                (0, 0)
+                (0, 1, 0)
             }
         };
         if depth > MAX_DEPTH || elements > MAX_ELEMENTS {
             return Err(malformed(path, "its sequences are nested or repeated beyond reason"));
+        }
+        if !length.is_multiple_of(unit) {
+            return Err(malformed(path, "an element holds a part of a number"));
         }
         let needed = position + u64::from(length);
         if needed > data.len() as u64 {
@@ -213,6 +236,16 @@ fn walk(path: &Path, data: &[u8], ts: &TransferSyntax) -> Result<(), CodecError>
         token.skip().map_err(|error| failed(&error))?;
     }
     Ok(())
+}
+
+/// How long one value is, where a value is a number (PS3.5 table 6.2-1).
+fn bytes_of_number(vr: VR) -> u32 {
+    match vr {
+        VR::US | VR::SS | VR::OW => 2,
+        VR::UL | VR::SL | VR::FL | VR::AT | VR::OL | VR::OF => 4,
+        VR::UV | VR::SV | VR::FD | VR::OV | VR::OD => 8,
+        _ => 1,
+    }
 }
 
 /// The text of an element, without padding; empty values count as absent.
