@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build deb demo test soak fleet-soak fuzz overhead peers python runtime train-phantom lock clean
+.PHONY: build deb demo test soak fleet-soak queue fuzz overhead peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
@@ -28,6 +28,10 @@ soak: export CDAL_SOAK_SECONDS ?= 600
 soak: export CDAL_SOAK_SEED ?= 1
 soak: peers
 	cargo test --locked --test it -- --ignored --exact --nocapture crash::soak
+
+# How many jobs in a second the queue on PostgreSQL carries by itself, with 1, 2 and 3 devices.
+queue: peers
+	cargo test --locked --test it -- --ignored --exact --nocapture shared::throughput
 
 # Kills a device at 200 random moments of updates under load; prints where it was and what became of every series.
 # Kills and seed: make fleet-soak CDAL_FLEET_KILLS=20 CDAL_SOAK_SEED=2

@@ -1,14 +1,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::ExitStatus;
+use super::{ExitStatus, Misconfigured};
 use crate::config;
 use crate::domain::duration;
-use crate::spool::{DeliveryState, Desk, Item, JobReport, JobState, Letter, SpoolError, now_ms};
+use crate::spool::shared::{Means, Shared};
+use crate::spool::{
+    Count, DeliveryState, Desk, Identity, Item, JobId, JobReport, JobState, Letter, Queue,
+    SpoolError, Statement, now_ms,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -68,17 +72,96 @@ struct At {
     /// The daemon's configuration file; a later one wins over an earlier one
     #[arg(long, required = true)]
     config: Vec<PathBuf>,
+    /// Of the queue that devices share, not of this device's spool
+    #[arg(long)]
+    shared: bool,
 }
 
 impl At {
-    fn desk(&self) -> anyhow::Result<Desk> {
+    fn desk(&self) -> anyhow::Result<Counter> {
         let files: Vec<_> = self.config.iter().map(PathBuf::as_path).collect();
-        Ok(Desk::open(config::load(&files)?.settings.spool)?)
+        let settings = config::load(&files)?.settings;
+        if !self.shared {
+            return Ok(Counter::Own(Box::new(Desk::open(settings.spool)?)));
+        }
+        let absent = Misconfigured("the configuration has no section [shared]");
+        let shared = settings.shared.ok_or_else(|| anyhow!("add it, or leave --shared out"));
+        let shared = shared.context(absent)?;
+        let shared = Shared::open(shared, settings.spool, Means::default())?;
+        Ok(Counter::Shared(Box::new(shared)))
+    }
+}
+
+/// What an operator looks at: the spool of this device, or the queue that several share.
+enum Counter {
+    Own(Box<Desk>),
+    Shared(Box<Shared>),
+}
+
+impl Counter {
+    fn count(&self) -> Result<Count, SpoolError> {
+        match self {
+            Self::Own(desk) => desk.count(),
+            Self::Shared(shared) => shared.count(),
+        }
+    }
+
+    fn statements(&self) -> Result<Vec<Statement>, SpoolError> {
+        match self {
+            Self::Own(desk) => desk.statements(),
+            Self::Shared(shared) => shared.statements(),
+        }
+    }
+
+    fn job(&self, id: &JobId) -> Result<Option<JobReport>, SpoolError> {
+        match self {
+            Self::Own(desk) => desk.job(id),
+            Self::Shared(shared) => shared.job(id),
+        }
+    }
+
+    fn jobs(&self, states: &[JobState]) -> Result<Vec<JobReport>, SpoolError> {
+        match self {
+            Self::Own(desk) => desk.jobs(states),
+            Self::Shared(shared) => shared.jobs(states),
+        }
+    }
+
+    fn letters(
+        &self,
+        states: &[DeliveryState],
+        job: Option<&JobId>,
+    ) -> Result<Vec<Letter>, SpoolError> {
+        match self {
+            Self::Own(desk) => desk.letters(states, job),
+            Self::Shared(shared) => shared.letters(states, job),
+        }
+    }
+
+    fn identity(&self, job: &JobId) -> Result<Identity, SpoolError> {
+        match self {
+            Self::Own(desk) => desk.identity(job),
+            Self::Shared(shared) => shared.identity(job),
+        }
+    }
+
+    fn retry(&self, item: &Item) -> Result<(), SpoolError> {
+        match self {
+            Self::Own(desk) => desk.retry(item),
+            Self::Shared(shared) => shared.retry_item(item),
+        }
+    }
+
+    fn drop(&self, item: &Item) -> Result<(), SpoolError> {
+        match self {
+            Self::Own(desk) => Desk::drop(desk, item),
+            Self::Shared(shared) => shared.drop_item(item),
+        }
     }
 }
 
 const FOR_A_PERSON: [JobState; 2] = [JobState::Failed, JobState::Quarantined];
-const ANY_JOB: [JobState; 8] = [
+const ANY_JOB: [JobState; 9] = [
     JobState::Received,
     JobState::Ready,
     JobState::Running,
@@ -87,6 +170,7 @@ const ANY_JOB: [JobState; 8] = [
     JobState::Quarantined,
     JobState::Superseded,
     JobState::Dropped,
+    JobState::Shared,
 ];
 const ANY_DELIVERY: [DeliveryState; 4] =
     [DeliveryState::Pending, DeliveryState::Sent, DeliveryState::Dead, DeliveryState::Dropped];
@@ -114,7 +198,7 @@ fn parse(ids: &[String]) -> anyhow::Result<Vec<Item>> {
     ids.iter().map(|id| Ok(Item::parse(id)?)).collect()
 }
 
-fn what_failed(desk: &Desk) -> anyhow::Result<Vec<Item>> {
+fn what_failed(desk: &Counter) -> anyhow::Result<Vec<Item>> {
     let jobs = desk.jobs(&[JobState::Failed])?.into_iter().map(|job| Item::Job(job.id));
     let letters = desk.letters(&[DeliveryState::Dead], None)?;
     Ok(jobs.chain(letters.into_iter().map(|letter| Item::Delivery(letter.id))).collect())
@@ -135,8 +219,11 @@ fn each(
     Ok(())
 }
 
-fn list(desk: &Desk, all: bool, json: bool) -> anyhow::Result<()> {
-    let usage = desk.usage()?;
+fn list(desk: &Counter, all: bool, json: bool) -> anyhow::Result<()> {
+    let (usage, unreplicated_bytes) = match desk {
+        Counter::Own(desk) => (Some(desk.usage()?), Some(desk.unreplicated_bytes()?)),
+        Counter::Shared(_) => (None, None),
+    };
     let count = desk.count()?;
     let jobs = desk.jobs(if all { &ANY_JOB } else { &FOR_A_PERSON })?;
     let letters = desk.letters(if all { &ANY_DELIVERY } else { &[DeliveryState::Dead] }, None)?;
@@ -144,6 +231,7 @@ fn list(desk: &Desk, all: bool, json: bool) -> anyhow::Result<()> {
     if json {
         let report = json!({
             "usage": usage,
+            "unreplicated_bytes": unreplicated_bytes,
             "count": {
                 "received": count.received, "ready": count.ready, "running": count.running,
                 "failed": count.failed, "quarantined": count.quarantined,
@@ -156,7 +244,9 @@ fn list(desk: &Desk, all: bool, json: bool) -> anyhow::Result<()> {
         println!("{report}");
         return Ok(());
     }
-    println!("{} bytes used, {} bytes free", usage.used_bytes, usage.free_bytes);
+    if let Some(usage) = usage {
+        println!("{} bytes used, {} bytes free", usage.used_bytes, usage.free_bytes);
+    }
     println!(
         "jobs: {} received, {} ready, {} running, {} failed, {} in quarantine",
         count.received, count.ready, count.running, count.failed, count.quarantined
@@ -180,7 +270,7 @@ fn list(desk: &Desk, all: bool, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(desk: &Desk, id: &str, uids: bool, json: bool) -> anyhow::Result<()> {
+fn show(desk: &Counter, id: &str, uids: bool, json: bool) -> anyhow::Result<()> {
     let Item::Job(job) = Item::parse(id)? else {
         bail!("{id}: give a job; `cdal spool list --all` shows them");
     };

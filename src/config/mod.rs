@@ -35,6 +35,9 @@ pub struct Settings {
     pub runtime: Runtime,
     pub model: Model,
     pub spool: spool::Config,
+    /// Without it this device works alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<spool::shared::Config>,
     pub ingest: ingest::Config,
     #[serde(default)]
     pub results: daemon::Results,
@@ -118,6 +121,7 @@ impl Settings {
         daemon::Settings {
             daemon: self.daemon.clone(),
             spool: self.spool.clone(),
+            shared: self.shared.clone(),
             ingest: self.ingest.clone(),
             http: self.http.clone(),
             commitment: self.commitment.clone(),
@@ -159,6 +163,8 @@ impl Settings {
             under("runtime", vec![Fault::new("intra_threads", "must be at most 1024")]);
         }
         under("spool", self.spool.faults());
+        let shared = self.shared.as_ref();
+        under("shared", shared.map(spool::shared::Config::faults).unwrap_or_default());
         under("ingest", self.ingest.faults());
         under("results", self.results.faults());
         under("http", self.http.faults());
@@ -174,6 +180,10 @@ impl Settings {
                      title, or set ingest.dicom.called_ae_title to \"any\"",
                 );
                 under(&format!("destination[{index}]"), vec![fault]);
+            }
+            if self.shared.is_some() && destination.commitment.is_some() {
+                let problem = "is reported to one device and asked for by another where [shared] is in force; leave it out";
+                under(&format!("destination[{index}]"), vec![Fault::new("commitment", problem)]);
             }
             if self.destination[..index].iter().any(|other| other.name == destination.name) {
                 let fault = Fault::new("name", "is used twice; each destination needs its own");

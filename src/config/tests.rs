@@ -231,3 +231,27 @@ also = [\"overlay\", \"overlay\"]
     }
     assert_eq!(keys.len(), 4, "{found:#?}");
 }
+
+#[test]
+fn what_devices_share_is_read_and_checked() {
+    let shared = "[shared]\nurl = \"postgres://cdal@db.example/cdal?sslmode=verify-full\"\ndevice = \"mr-1\"\n";
+    let settings = load_text(&format!("{MINIMAL}{shared}"), &[]).unwrap().settings;
+    let shared_settings = settings.daemon().shared.unwrap();
+    assert_eq!(shared_settings.durability, crate::spool::shared::Durability::Local);
+    let text = format!(
+        "{MINIMAL}{}[[destination]]
+name = \"pacs\"
+kind = \"dicom\"
+address = \"10.0.0.9:104\"
+ae_title = \"PACS\"
+calling_ae_title = \"CDAL\"
+commitment = {{ within = \"1h\" }}
+",
+        shared
+            .replace("cdal@db", "cdal:secret@db")
+            .replace("mr-1\"", "mr-1\"\nheartbeat = \"20s\"")
+    );
+    let found = findings(&text, &[]);
+    let keys: Vec<_> = found.iter().map(|f| f.key.as_str()).collect();
+    assert_eq!(keys, ["shared.url", "shared.heartbeat", "destination[0].commitment"]);
+}

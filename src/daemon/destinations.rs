@@ -6,11 +6,11 @@ use tokio_util::task::TaskTracker;
 
 use super::DaemonError;
 use crate::deliver::{self, Destination, Mode};
-use crate::spool::{Product, Spool};
+use crate::spool::{Product, Queue};
 
 /// The destinations in force, each with the task that works its deliveries off. They can be replaced while others run.
 pub(super) struct Destinations {
-    spool: Arc<Spool>,
+    queue: Arc<dyn Queue>,
     tasks: TaskTracker,
     running: Mutex<Vec<Running>>,
 }
@@ -24,8 +24,8 @@ struct Running {
 }
 
 impl Destinations {
-    pub(super) fn new(spool: Arc<Spool>) -> Self {
-        Self { spool, tasks: TaskTracker::new(), running: Mutex::default() }
+    pub(super) fn new(queue: Arc<dyn Queue>) -> Self {
+        Self { queue, tasks: TaskTracker::new(), running: Mutex::default() }
     }
 
     /// Makes `configs` the destinations in force: those that stay as they are go on undisturbed, a changed one ends its
@@ -37,7 +37,7 @@ impl Destinations {
         let mut running = self.running();
         let mut fresh = Vec::new();
         for config in configs.iter().filter(|c| !running.iter().any(|r| r.config == **c)) {
-            let destination = Destination::new(config.clone(), Arc::clone(&self.spool));
+            let destination = Destination::new(config.clone(), Arc::clone(&self.queue));
             fresh.push((
                 config.clone(),
                 destination.map_err(|faults| {
@@ -95,10 +95,10 @@ impl Destinations {
         self.running().iter().for_each(|running| running.bell.notify_one());
     }
 
-    /// Tries what is pending once more and ends. The caller bounds the wait.
-    pub(super) async fn drain(&self) {
+    /// Ends: after what is pending was tried once more, or after the attempt under way. The caller bounds the wait.
+    pub(super) async fn end(&self, mode: Mode) {
         for running in self.running().iter() {
-            running.mode.send_replace(Mode::Drain);
+            running.mode.send_replace(mode);
         }
         self.tasks.close();
         self.tasks.wait().await;

@@ -13,14 +13,14 @@ use super::destinations::Destinations;
 use super::{Health, JobError, Worker};
 use crate::durable::failpoint;
 use crate::http::Gallery;
-use crate::spool::{Claim, Product, Retry, Spool, SpoolError};
+use crate::spool::{Claim, Product, Queue, Retry, SpoolError};
 use crate::telemetry::{JobOutcome, Stage, audit, metrics};
 
 /// Pause after an error of the spool itself, such as a full disk.
 const SPOOL_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Jobs<W> {
-    pub(super) spool: Arc<Spool>,
+    pub(super) queue: Arc<dyn Queue>,
     pub(super) worker: W,
     pub(super) destinations: Arc<Destinations>,
     pub(super) retry_delay: Duration,
@@ -44,16 +44,18 @@ impl<W: Worker> Jobs<W> {
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
             }
-            let wait = match self.spool.claim() {
+            let wait = match self.queue.claim() {
                 Ok(Some(claim)) => {
                     if self.work(&claim, wake).is_break() {
                         return;
                     }
                     continue;
                 }
-                Ok(None) => self.spool.next_claim().ok().flatten(),
+                Ok(None) => self.queue.next_claim().ok().flatten(),
                 Err(error) => {
-                    tracing::error!(%error, "no job can be taken");
+                    if !error.is_outage() {
+                        tracing::error!(%error, "no job can be taken");
+                    }
                     Some(SPOOL_PAUSE)
                 }
             };
@@ -78,7 +80,13 @@ impl<W: Worker> Jobs<W> {
         });
         failpoint::reach("job.computed");
         while let Err(error) = self.record(claim, &result, compute) {
-            tracing::error!(job = %claim.job, %error, "the job's end cannot be recorded; will try again");
+            if error.is_overtaken() {
+                tracing::warn!(job = %claim.job, "another device has done the job, or is doing it");
+                break;
+            }
+            if !error.is_outage() {
+                tracing::error!(job = %claim.job, %error, "the job's end cannot be recorded; will try again");
+            }
             if matches!(wake.recv_timeout(SPOOL_PAUSE), Err(RecvTimeoutError::Disconnected)) {
                 return ControlFlow::Break(());
             }
@@ -106,7 +114,7 @@ impl<W: Worker> Jobs<W> {
                 let said = products.iter().map(|p| p.summary.as_str()).filter(|s| !s.is_empty());
                 let summary = said.collect::<Vec<_>>().join("; ");
                 let destinations = self.destinations.taking(products);
-                self.spool.finish(job, products, &destinations, compute).inspect(|()| {
+                self.queue.finish(claim, products, &destinations, compute).inspect(|()| {
                         tracing::info!(
                             %job, attempt, objects, queue_ms, compute_ms,
                             products = products.len(), summary, "job done"
@@ -128,10 +136,10 @@ impl<W: Worker> Jobs<W> {
         let (job, attempt) = (&claim.job, claim.attempt);
         let retry = match error {
             JobError::Permanent(reason) | JobError::Model(reason) => {
-                self.spool.fail(job, reason)?;
+                self.queue.fail(claim, reason)?;
                 Retry::GivenUp
             }
-            JobError::Transient(reason) => self.spool.retry(job, reason, self.retry_delay)?,
+            JobError::Transient(reason) => self.queue.retry(claim, reason, self.retry_delay)?,
         };
         metrics().job(match retry {
             Retry::Scheduled => JobOutcome::Retried,

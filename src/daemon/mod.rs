@@ -4,16 +4,21 @@
 //! outside the spool, so that a kill at any moment loses nothing; a stop ends within its deadline, and what is left
 //! continues at the next start.
 //!
+//! Where devices share a queue, complete series go there from the spool, and jobs and deliveries are taken from there;
+//! what the spool itself still has to deliver from before goes on.
+//!
 //! Called by `cli::serve`.
 
 mod destinations;
 mod job;
 mod jobs;
 mod keep;
+mod relay;
 mod reporters;
 mod run;
 mod segment;
 mod service;
+mod sharing;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,7 +27,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Fault, duration};
-use crate::spool::SpoolError;
+use crate::spool::{SpoolError, shared};
 use crate::tls::TlsError;
 use crate::{deliver, http, ingest, spool};
 
@@ -112,6 +117,8 @@ impl Config {
 pub struct Settings {
     pub daemon: Config,
     pub spool: spool::Config,
+    /// Without it this device works alone.
+    pub shared: Option<shared::Config>,
     pub ingest: ingest::Config,
     pub http: http::Config,
     pub commitment: deliver::ReportConfig,

@@ -13,12 +13,13 @@ use super::destinations::Destinations;
 use super::jobs::Jobs;
 use super::keep::look_after;
 use super::reporters::Reporters;
+use super::sharing::Sharing;
 use super::{DaemonError, Settings, Worker};
-use crate::deliver::{self, Holdings};
+use crate::deliver::{self, Holdings, Mode};
 use crate::http::{self, Gallery, Server, Vitals};
 use crate::ingest::dicom::{Completion, Scp};
 use crate::ingest::{self, Intake, SpoolSink};
-use crate::spool::{Recovery, Spool, SpoolError};
+use crate::spool::{Queue, Recovery, Spool, SpoolError};
 use crate::telemetry::Way;
 
 /// How long the spool may take to answer before it counts as hung.
@@ -96,6 +97,7 @@ pub struct Daemon {
     http: JoinHandle<()>,
     completion: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    sharing: Option<Sharing>,
     /// When a series is complete.
     rule: watch::Sender<Completion>,
     /// Dropped to end the worker's thread after its job.
@@ -111,9 +113,17 @@ impl Daemon {
     /// # Errors
     /// If the spool, the address or a destination cannot be used.
     pub async fn start(settings: Settings, mut worker: impl Worker) -> Result<Self, DaemonError> {
-        let Settings { daemon: config, spool, ingest, http, commitment, destinations: configured } =
-            settings;
+        let Settings {
+            daemon: config,
+            spool,
+            shared,
+            ingest,
+            http,
+            commitment,
+            destinations: configured,
+        } = settings;
         let names: Vec<String> = configured.iter().map(|d| d.name.clone()).collect();
+        let room = spool.clone();
         let (spool, recovery) = Spool::open(spool)?;
         let spool = Arc::new(spool);
         report(&spool, recovery, &names)?;
@@ -124,8 +134,16 @@ impl Daemon {
         let listener = TcpListener::bind(&address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
 
-        let destinations = Arc::new(Destinations::new(spool.clone()));
+        let sharing =
+            shared.map(|shared| Sharing::join(shared, room, &spool, &worker)).transpose()?;
+        let shared = sharing.as_ref().map(|sharing| sharing.shared.clone());
+        let queue: Arc<dyn Queue> = match &shared {
+            Some(shared) => shared.clone(),
+            None => spool.clone(),
+        };
+        let destinations = Arc::new(Destinations::new(queue.clone()));
         destinations.replace(&configured)?;
+        sharing.as_ref().map_or(Ok(()), |sharing| sharing.own.replace(&configured))?;
         let holder = spool.clone();
         let held: Holdings = Arc::new(move |objects| holder.held(objects));
         let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool, &held);
@@ -133,12 +151,12 @@ impl Daemon {
 
         let health = watch::Sender::new(Health::default());
         let gallery = Arc::new(Gallery::default());
-        let model = worker.model();
         if http.listen.is_some() {
             worker.show_previews(&gallery);
         }
+        let model = worker.model();
         let jobs = Jobs {
-            spool: spool.clone(),
+            queue,
             worker,
             destinations: destinations.clone(),
             retry_delay: config.retry_delay,
@@ -148,28 +166,22 @@ impl Daemon {
         let (wake, worker_ended) = start_worker(jobs)?;
 
         let intake = CancellationToken::new();
-        let bell = Bell { changed: Arc::new(Notify::new()), wake: wake.clone() };
+        let relay = sharing.as_ref().and_then(Sharing::bell);
+        let bell = Bell { changed: Arc::new(Notify::new()), wake: wake.clone(), relay };
         let rule = watch::Sender::new(ingest.dicom.completion.clone());
-        let (ring, bells) = (bell.clone(), destinations.clone());
-        let keeper = tokio::spawn(look_after(spool.clone(), move || {
-            ring.ring_worker();
-            bells.ring();
-        }));
+        let own = sharing.as_ref().map(|sharing| sharing.own.clone());
+        let on_change = bell.with([destinations.clone()].into_iter().chain(own).collect());
+        let keeper = tokio::spawn(look_after(spool.clone(), on_change.clone()));
+        let sharing = sharing.map(|sharing| sharing.start(rule.subscribe(), on_change));
         let context = http::Context {
             spool: spool.clone(),
+            shared,
             intake: bell.intake(&spool, Way::Http),
             model,
             gallery,
             vitals: vitals(&health, &destinations),
         };
-        let server = Server::bind(http, context).await?;
-        let http_address = server.as_ref().map(Server::address);
-        let stop_http = intake.clone();
-        let http = tokio::spawn(async move {
-            if let Some(server) = server {
-                server.serve(stop_http).await;
-            }
-        });
+        let (http_address, http) = start_http(http, context, intake.clone()).await?;
         start_folder(ingest.folder, bell.intake(&spool, Way::Folder), intake.clone())?;
         let ring = bell.clone();
         let requesters = commitment.requester.iter().map(|r| r.ae_title.trim().to_owned());
@@ -196,6 +208,7 @@ impl Daemon {
             http,
             completion,
             keeper,
+            sharing,
             rule,
             wake,
             worker_ended,
@@ -231,6 +244,7 @@ impl Daemon {
         completion: &Completion,
     ) -> Result<(), DaemonError> {
         self.destinations.replace(destinations)?;
+        self.sharing.as_ref().map_or(Ok(()), |sharing| sharing.own.replace(destinations))?;
         self.rule.send_if_modified(|rule| {
             let changed = rule != completion;
             rule.clone_from(completion);
@@ -296,9 +310,22 @@ impl Daemon {
         self.completion.abort();
         self.keeper.abort();
         let _ = (self.completion.await, self.keeper.await);
+        // Where devices share a queue, the others go on: a queue under load is never empty.
+        let mode = if self.sharing.is_some() { Mode::Stop } else { Mode::Drain };
         drop(self.wake);
+        let own = match self.sharing {
+            Some(sharing) => {
+                let (own, ended) = sharing.end(deadline).await;
+                in_time &= ended;
+                Some(own)
+            }
+            None => None,
+        };
         in_time &= timeout_at(deadline, self.worker_ended).await.is_ok();
-        in_time &= timeout_at(deadline, self.destinations.drain()).await.is_ok();
+        in_time &= timeout_at(deadline, self.destinations.end(mode)).await.is_ok();
+        if let Some(own) = own {
+            in_time &= timeout_at(deadline, own.end(Mode::Drain)).await.is_ok();
+        }
         in_time &= timeout_at(deadline, self.reporters.drain()).await.is_ok();
         let spool = self.spool;
         let count = tokio::task::spawn_blocking(move || spool.count()).await;
@@ -361,11 +388,12 @@ fn vitals(
     })
 }
 
-/// Tells that there is something new in the spool: the watch over idle series, and the worker.
+/// Tells that there is something new in the spool: the watch over idle series, the worker, and the relay.
 #[derive(Clone)]
 struct Bell {
     changed: Arc<Notify>,
     wake: SyncSender<()>,
+    relay: Option<SyncSender<()>>,
 }
 
 impl Bell {
@@ -376,6 +404,20 @@ impl Bell {
 
     fn ring_worker(&self) {
         let _ = self.wake.try_send(());
+        if let Some(relay) = &self.relay {
+            let _ = relay.try_send(());
+        }
+    }
+
+    /// Rings for the worker and for all of `destinations`.
+    fn with(&self, destinations: Vec<Arc<Destinations>>) -> impl Fn() + Clone + Send + use<> {
+        let bell = self.clone();
+        move || {
+            bell.ring_worker();
+            for destinations in &destinations {
+                destinations.ring();
+            }
+        }
     }
 
     fn intake(&self, spool: &Arc<Spool>, way: Way) -> Intake {
@@ -398,6 +440,22 @@ fn start_worker<W: Worker>(
         })
         .map_err(DaemonError::Thread)?;
     Ok((wake, worker_ended))
+}
+
+/// Where HTTP is answered, if it is, and what answers until `shutdown`.
+async fn start_http(
+    config: http::Config,
+    context: http::Context,
+    shutdown: CancellationToken,
+) -> Result<(Option<SocketAddr>, JoinHandle<()>), DaemonError> {
+    let server = Server::bind(config, context).await?;
+    let address = server.as_ref().map(Server::address);
+    let answering = tokio::spawn(async move {
+        if let Some(server) = server {
+            server.serve(shutdown).await;
+        }
+    });
+    Ok((address, answering))
 }
 
 /// The watched folder's thread, if one is configured.

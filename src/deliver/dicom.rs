@@ -17,7 +17,7 @@ use crate::codec::commitment::{PUSH_MODEL, REQUEST, Report, Request};
 use crate::codec::dimse::{Command, VERIFICATION, status};
 use crate::codec::part10;
 use crate::domain::SopReference;
-use crate::spool::{Delivery, DicomObject, Inquiry, Spool};
+use crate::spool::{Delivery, DicomObject, Inquiry, Queue};
 
 const IMPLICIT_VR_LITTLE_ENDIAN: &str = uids::IMPLICIT_VR_LITTLE_ENDIAN;
 const EXPLICIT_VR_LITTLE_ENDIAN: &str = uids::EXPLICIT_VR_LITTLE_ENDIAN;
@@ -113,9 +113,9 @@ impl Link {
 
     /// Waits for a report on the open association. Never ends if there is none. What it says is put into the spool, and
     /// then acknowledged.
-    pub(super) async fn report(&mut self, spool: &Arc<Spool>) {
+    pub(super) async fn report(&mut self, queue: &Arc<dyn Queue>) {
         let Some(open) = &mut self.open else { return std::future::pending().await };
-        if open.report(spool).await.is_err() {
+        if open.report(queue).await.is_err() {
             // Closed by the destination, which will report on an association of its own.
             self.open = None;
             std::future::pending::<()>().await;
@@ -179,7 +179,7 @@ impl Open {
         self.association.ask(context, action, Some(&data), patience).await
     }
 
-    async fn report(&mut self, spool: &Arc<Spool>) -> Result<(), Failure> {
+    async fn report(&mut self, queue: &Arc<dyn Queue>) -> Result<(), Failure> {
         let message = self.association.next_request().await?;
         let Command::EventReportRequest { message_id, source, event_type } = message.command else {
             return Err(Failure::Lost("the destination asks for something".to_owned()));
@@ -189,8 +189,8 @@ impl Open {
         let status = match Report::parse(message.data, &syntax.unwrap_or_default()) {
             Err(_) => status::INVALID_ARGUMENT_VALUE,
             Ok(Report { transaction, safe, failed }) => {
-                let spool = Arc::clone(spool);
-                match blocking(move || spool.report_custody(&transaction, &safe, &failed)).await {
+                let queue = Arc::clone(queue);
+                match blocking(move || queue.report_custody(&transaction, &safe, &failed)).await {
                     Ok(_) => status::SUCCESS,
                     Err(_) => status::RESOURCE_LIMITATION,
                 }

@@ -10,7 +10,7 @@ use super::{Config, Outcome, Route, backoff, dicom, folder, serial, stow, webhoo
 use crate::codec::dimse::status;
 use crate::domain::Fault;
 use crate::durable::{self, failpoint};
-use crate::spool::{Delivery, Next, Spool, SpoolError, Verdict};
+use crate::spool::{Delivery, Next, Queue, SpoolError, Verdict};
 use crate::telemetry::{Stage, audit, metrics};
 
 /// How the deliveries are worked off.
@@ -31,7 +31,7 @@ pub struct Destination {
     link: dicom::Link,
     /// It was asked for its commitment, and may answer on the same association.
     asked: bool,
-    spool: Arc<Spool>,
+    queue: Arc<dyn Queue>,
 }
 
 /// How long an association stays open for a report on what was just asked. Most destinations report on one of their
@@ -44,9 +44,9 @@ pub(super) const SPOOL_PAUSE: Duration = Duration::from_secs(1);
 impl Destination {
     /// # Errors
     /// What is wrong with the configuration.
-    pub fn new(config: Config, spool: Arc<Spool>) -> Result<Self, Vec<Fault>> {
+    pub fn new(config: Config, queue: Arc<dyn Queue>) -> Result<Self, Vec<Fault>> {
         let route = Arc::new(config.route()?);
-        Ok(Self { config, route, link: dicom::Link::default(), asked: false, spool })
+        Ok(Self { config, route, link: dicom::Link::default(), asked: false, queue })
     }
 
     /// Works until the mode is `Stop`, or `Drain` and nothing more can be sent. `wake` tells that there are new deliveries.
@@ -55,14 +55,16 @@ impl Destination {
             let now = *mode.borrow_and_update();
             let worked = self.work_off(&mode).await;
             let wait = worked.unwrap_or_else(|error| {
-                tracing::error!(destination = self.config.name, %error, "the spool refuses");
+                if !error.is_outage() {
+                    tracing::error!(destination = self.config.name, %error, "the spool refuses");
+                }
                 Some(SPOOL_PAUSE)
             });
             if now == Mode::Serve && self.asked {
                 tokio::select! {
                     () = tokio::time::sleep(REPORT_PATIENCE) => {}
                     // Whatever it says is in the spool now.
-                    () = self.link.report(&self.spool) => wake.notify_one(),
+                    () = self.link.report(&self.queue) => wake.notify_one(),
                     () = wake.notified() => wake.notify_one(),
                     changed = mode.changed() => match changed {
                         Ok(()) => wake.notify_one(),
@@ -89,13 +91,13 @@ impl Destination {
         mode: &watch::Receiver<Mode>,
     ) -> Result<Option<Duration>, SpoolError> {
         if *mode.borrow() == Mode::Drain {
-            let (spool, name) = (self.spool.clone(), self.config.name.clone());
-            blocking(move || spool.hurry(&name)).await?;
+            let (queue, name) = (self.queue.clone(), self.config.name.clone());
+            blocking(move || queue.hurry(&name)).await?;
         }
         while *mode.borrow() != Mode::Stop {
             self.hear_verdicts().await?;
-            let (spool, name) = (self.spool.clone(), self.config.name.clone());
-            let wait = match blocking(move || spool.next_delivery(&name)).await? {
+            let (queue, name) = (self.queue.clone(), self.config.name.clone());
+            let wait = match blocking(move || queue.next_delivery(&name)).await? {
                 Next::Due(delivery) => {
                     self.attempt(&delivery).await?;
                     continue;
@@ -106,8 +108,8 @@ impl Destination {
             if self.inquire().await? {
                 continue;
             }
-            let (spool, name) = (self.spool.clone(), self.config.name.clone());
-            let silence = blocking(move || spool.next_silence(&name)).await?;
+            let (queue, name) = (self.queue.clone(), self.config.name.clone());
+            let silence = blocking(move || queue.next_silence(&name)).await?;
             return Ok(wait.into_iter().chain(silence).min());
         }
         Ok(None)
@@ -118,8 +120,8 @@ impl Destination {
         let Route::Dicom(config) = &*self.route else { return Ok(false) };
         // What was taken before the section was removed is asked about all the same.
         let within = config.commitment.unwrap_or_default().within;
-        let (spool, name) = (self.spool.clone(), self.config.name.clone());
-        let Some(inquiry) = blocking(move || spool.inquire(&name, within)).await? else {
+        let (queue, name) = (self.queue.clone(), self.config.name.clone());
+        let Some(inquiry) = blocking(move || queue.inquire(&name, within)).await? else {
             return Ok(false);
         };
         match self.link.inquire(config, &inquiry).await {
@@ -136,8 +138,8 @@ impl Destination {
 
     /// Records what the destination has said, or not said, about what it took.
     async fn hear_verdicts(&mut self) -> Result<(), SpoolError> {
-        let (spool, name) = (self.spool.clone(), self.config.name.clone());
-        let verdicts = blocking(move || spool.verdicts(&name)).await?;
+        let (queue, name) = (self.queue.clone(), self.config.name.clone());
+        let verdicts = blocking(move || queue.verdicts(&name)).await?;
         let refused = verdicts.iter().any(|(_, verdict)| *verdict != Verdict::Safe);
         for (delivery, verdict) in verdicts {
             let outcome = judge(verdict);
@@ -205,9 +207,9 @@ impl Destination {
 
     /// Makes dead letters of what has been pending for too long.
     async fn give_up(&self) -> Result<(), SpoolError> {
-        let (spool, name) = (self.spool.clone(), self.config.name.clone());
+        let (queue, name) = (self.queue.clone(), self.config.name.clone());
         let age = self.config.give_up_after;
-        let dead = blocking(move || spool.bury_older(&name, age)).await?;
+        let dead = blocking(move || queue.bury_older(&name, age)).await?;
         if dead > 0 {
             let destination = self.config.name.as_str();
             tracing::error!(destination, dead, "pending for too long; kept as dead letters");
@@ -221,18 +223,18 @@ impl Destination {
         outcome: Outcome,
         retry: Duration,
     ) -> Result<(), SpoolError> {
-        let spool = self.spool.clone();
-        let record = move || {
+        let (queue, delivery_job) = (self.queue.clone(), delivery.job.clone());
+        let record = move || -> Result<(), SpoolError> {
             failpoint::reach("delivery.confirmed");
             let account = match outcome {
-                Outcome::Sent => spool.sent(&delivery)?,
+                Outcome::Sent => queue.sent(&delivery)?,
                 Outcome::Taken => {
-                    spool.taken(&delivery)?;
+                    queue.taken(&delivery)?;
                     None
                 }
-                Outcome::Never(reason) => spool.bury(&delivery, &reason)?,
+                Outcome::Never(reason) => queue.bury(&delivery, &reason)?,
                 Outcome::Later(reason) | Outcome::Unreachable(reason) => {
-                    spool.postpone(&delivery, &reason, retry)?;
+                    queue.postpone(&delivery, &reason, retry)?;
                     None
                 }
             };
@@ -250,7 +252,14 @@ impl Destination {
             }
             Ok(())
         };
-        blocking(record).await
+        let (job, destination) = (delivery_job, self.config.name.as_str());
+        match blocking(record).await {
+            Err(error) if error.is_overtaken() => {
+                tracing::warn!(%job, destination, "sent by another device too, or given up meanwhile");
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     async fn send(&mut self, delivery: &Delivery) -> Outcome {

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Between the durable steps of an object, a job and a delivery, in the order in which they are passed.
-pub const STEPS: [&str; 26] = [
+pub const STEPS: [&str; 31] = [
     "ingest.written",      // the last byte is in a temporary file
     "ingest.synced",       // and on the disk
     "store.renamed",       // the payload has its name and no row
@@ -35,6 +35,11 @@ pub const STEPS: [&str; 26] = [
     "custody.asked",       // a destination will be asked for its commitment, and has not been yet
     "custody.reported",    // its report has come and is recorded; it has heard nothing
     "tidy.committed",      // finished work is forgotten; its files are still there
+    "shared.recorded",     // a series is on the shared queue's server, and not committed
+    "shared.committed",    // and now it is; the spool does not know
+    "shared.claimed",      // a job is this device's, and none of its payloads is here
+    "shared.finished",     // its end and its results are on the server, and not committed
+    "shared.settled",      // a destination has a result; that is on the server, and not committed
     "fleet.fetched",       // a piece of a release is in a `.part`
     "fleet.synced",        // a whole blob is on the disk under the name of a part
     "fleet.renamed",       // it has its name, and the directory is not synced

@@ -83,6 +83,10 @@ fn without_result(report: &JobReport) -> Problem {
         },
         JobState::Failed => conflict("failed", format!("the job failed: {reason}")),
         JobState::Quarantined => conflict("quarantined", format!("the job is held: {reason}")),
+        JobState::Shared => conflict(
+            "shared",
+            format!("the job is {reason}; its results go to the destinations from there"),
+        ),
         JobState::Done => not_found("the job left no result"),
         JobState::Superseded => {
             conflict("superseded", "a later revision of the series covers the job".to_owned())

@@ -69,6 +69,17 @@ fn gauges(context: &Context) -> Result<Registry, SpoolError> {
     free.set(context.spool.usage()?.free_bytes.cast_signed());
     registry.register_with_unit("spool_free", "Free disk space of the spool", Unit::Bytes, free);
 
+    if let Some(shared) = &context.shared {
+        let reached = Gauge::<i64>::default();
+        reached.set(shared.is_reached().into());
+        let help = "1 while the server of the queue that devices share answers";
+        registry.register("shared_reached", help, reached);
+        let unreplicated = Gauge::<i64>::default();
+        unreplicated.set(context.spool.unreplicated_bytes()?.cast_signed());
+        let help = "Objects for the shared queue that are only on this device";
+        registry.register_with_unit("unreplicated", help, Unit::Bytes, unreplicated);
+    }
+
     let (celsius, watts) = (Real::default(), Real::default());
     for sensor in sensors::read(Path::new("/sys")) {
         let labels = vec![("sensor", sensor.name)];

@@ -41,7 +41,7 @@ pub use status::self_contained;
 pub use tokens::Tokens;
 
 use crate::ingest::Intake;
-use crate::spool::Spool;
+use crate::spool::{Shared, Spool};
 use crate::tls::TlsError;
 
 /// The description of every route, OpenAPI 3.1.
@@ -50,6 +50,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 /// What the routes work with.
 pub struct Context {
     pub spool: Arc<Spool>,
+    /// The queue that this device shares with others, if it does.
+    pub shared: Option<Arc<Shared>>,
     pub intake: Intake,
     /// For the Open Inference Protocol; a daemon without a model has none.
     pub model: Option<Arc<dyn Model>>,

@@ -13,7 +13,7 @@ use super::problem::{self, Problem};
 use super::routes::Shared;
 use super::serve::blocking;
 use super::{Context, Vitals};
-use crate::spool::SpoolError;
+use crate::spool::{Queue, Spool, SpoolError};
 use crate::telemetry::sensors::{self, Reading};
 
 /// Jobs that are shown.
@@ -55,7 +55,12 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
     let Vitals { serving, working, destinations } = (context.vitals)();
     let spool = &context.spool;
     let count = spool.count()?;
-    let counted = spool.destinations()?;
+    let shared =
+        context.shared.as_ref().map(|shared| describe_shared(shared, spool)).transpose()?;
+    let counted = match &context.shared {
+        Some(shared) if shared.is_reached() => shared.destinations().unwrap_or_default(),
+        _ => spool.destinations()?,
+    };
     let destinations: Vec<_> = destinations
         .into_iter()
         .map(|(name, kind)| {
@@ -109,9 +114,26 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
             "dead_deliveries": count.dead_deliveries,
             "free_bytes": spool.usage()?.free_bytes,
         },
+        "shared": shared,
         "destinations": destinations,
         "jobs": jobs,
         "device": device,
+    }))
+}
+
+/// How the queue is that devices share. While its server is out of reach, nothing is known of it.
+fn describe_shared(shared: &crate::spool::Shared, spool: &Spool) -> Result<Value, SpoolError> {
+    let count = if shared.is_reached() { shared.count().ok() } else { None };
+    Ok(json!({
+        "device": shared.device(),
+        "reached": count.is_some(),
+        "unreplicated_bytes": spool.unreplicated_bytes()?,
+        "ready": count.map(|count| count.ready),
+        "running": count.map(|count| count.running),
+        "failed": count.map(|count| count.failed),
+        "quarantined": count.map(|count| count.quarantined),
+        "pending_deliveries": count.map(|count| count.pending_deliveries),
+        "dead_deliveries": count.map(|count| count.dead_deliveries),
     }))
 }
 

@@ -23,6 +23,8 @@ pub struct Delivery {
     pub bytes: u64,
     /// How often it was tried before.
     pub attempts: u32,
+    /// Of the lease it was handed out under; 0 in the embedded spool, whose only reader needs none.
+    pub lease: i64,
 }
 
 /// What there is to do for a destination or for a sender.
@@ -267,6 +269,7 @@ impl Spool {
             sha256: row.get("sha256")?,
             bytes: row.get("bytes")?,
             attempts: row.get("attempts")?,
+            lease: 0,
         })
     }
 }

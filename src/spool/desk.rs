@@ -98,6 +98,14 @@ impl Desk {
         self.0.job(id)
     }
 
+    /// Bytes of objects that are to go to the queue that devices share and are only here.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn unreplicated_bytes(&self) -> Result<u64, SpoolError> {
+        self.0.unreplicated_bytes()
+    }
+
     /// Jobs in any of `states`, the oldest first.
     ///
     /// # Errors

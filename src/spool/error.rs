@@ -33,6 +33,52 @@ pub enum SpoolError {
     TooManyCommitments { open: u64 },
     #[error("{what} {id} is {state} and cannot become {wanted}")]
     State { what: &'static str, id: String, state: &'static str, wanted: &'static str },
+    #[error(
+        "another device or a later start has taken over {what} {id}; what is said about it here counts no more"
+    )]
+    Overtaken { what: &'static str, id: String },
+    #[error(
+        "a payload of the shared queue is not what was put in: {sha256}; look after the server's disk"
+    )]
+    Damaged { sha256: String },
+    /// Of an outage nothing need be done but to end it: everybody tries again.
+    #[error("shared queue: {problem}; check the server, the network and [shared]")]
+    Shared { problem: String, is_outage: bool },
     #[error("{id} names no job and no delivery here; `cdal spool list --all` shows them")]
     Unknown { id: String },
+}
+
+impl SpoolError {
+    /// Whether the shared queue's server is out of reach: told once, by [`Shared`](super::Shared) itself.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Shared { is_outage: true, .. })
+    }
+
+    /// Whether what it is about is somebody else's by now, so that trying again is no use.
+    #[must_use]
+    pub fn is_overtaken(&self) -> bool {
+        matches!(self, Self::Overtaken { .. })
+    }
+}
+
+impl From<sqlx::Error> for SpoolError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error::{
+            BeginFailed, Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed,
+        };
+        // Errors of the connection, of access, of resources, and of a server that stops (appendix A of its manual).
+        const OUTAGES: [&str; 5] = ["08", "28", "53", "57", "25006"];
+        match error {
+            Database(error) => {
+                let code = error.code().unwrap_or_default();
+                let is_outage = OUTAGES.iter().any(|class| code.starts_with(class));
+                // Not its details: they quote rows, and those hold UIDs.
+                Self::Shared { problem: format!("{} ({code})", error.message()), is_outage }
+            }
+            Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed
+            | BeginFailed => Self::Shared { problem: error.to_string(), is_outage: true },
+            error => Self::Shared { problem: error.to_string(), is_outage: false },
+        }
+    }
 }

@@ -32,12 +32,22 @@ pub enum Stored {
 }
 
 impl Spool {
-    /// Records a synced object; it is safe when this returns.
+    /// Records a synced object; it is safe when this returns, on the shared queue too if [`Spool::replicate_to`] says so.
     ///
     /// # Errors
-    /// If the disk is full or refuses; then nothing is recorded.
+    /// If the disk is full or refuses; then nothing is recorded. If the shared queue refuses; then it is recorded here,
+    /// and the sender has to bring it again.
     pub fn store(&self, arrival: &Arrival, object: Synced) -> Result<Stored, SpoolError> {
         self.check_free_space()?;
+        let Some(replica) = self.replica.get() else { return self.record(arrival, object) };
+        let (sha256, bytes) = (object.sha256.clone(), object.bytes);
+        let stored = self.record(arrival, object)?;
+        // Also one that was here before: the answer to it may have been that it is not safe.
+        self.replicate(replica, arrival, &sha256, bytes)?;
+        Ok(stored)
+    }
+
+    fn record(&self, arrival: &Arrival, object: Synced) -> Result<Stored, SpoolError> {
         let _shared = self.payloads.read().unwrap_or_else(PoisonError::into_inner);
         let bytes = object.bytes;
         let sha256 = object.sha256.clone();

@@ -44,6 +44,8 @@ pub struct Claim {
     pub job: JobId,
     /// 1 for the first.
     pub attempt: u32,
+    /// Of this claim: an older one counts no more.
+    pub epoch: i64,
     /// Every accepted object of the series, in order of arrival.
     pub files: Vec<PathBuf>,
     /// 1 for the first job of its series; late objects make the next.
@@ -162,7 +164,23 @@ impl Spool {
         self.sync_soon(); // while the job is computed: one that brings the machine down counts as started
         failpoint::reach("job.claimed");
         let queue = Duration::from_millis(queue_ms.cast_unsigned());
-        Ok(Some(Claim { job, attempt, files, revision, queue }))
+        let epoch = i64::from(attempt);
+        Ok(Some(Claim { job, attempt, epoch, files, revision, queue }))
+    }
+
+    /// Whether the job is still with whoever made this claim.
+    ///
+    /// # Errors
+    /// `Overtaken` if it is not.
+    pub(super) fn holds(&self, claim: &Claim) -> Result<(), SpoolError> {
+        let attempts: Option<i64> = self
+            .database()
+            .prepare_cached("SELECT attempts FROM jobs WHERE id = ?1 AND state = 'running'")?
+            .query_row([&claim.job.0], |row| row.get(0))
+            .optional()?;
+        let is_held = attempts == Some(claim.epoch);
+        let overtaken = || SpoolError::Overtaken { what: "job", id: claim.job.to_string() };
+        is_held.then_some(()).ok_or_else(overtaken)
     }
 
     /// In how long a ready job that waits for its next attempt may be claimed.

@@ -19,9 +19,11 @@
 //! 7. A product is named by a delivery. One that goes nowhere is recorded as sent to the spool itself, under the
 //!    empty destination, so that it can be fetched.
 //! 8. A sender is told that an object is safe only of what is accepted and on the disk at that moment.
-//! 9. Who was promised something waits for the disk: `store`, an operator's command, the removal of payloads.
-//!    Completing, claiming, finishing and delivering do not. A power cut may undo the last of them, always from the
-//!    latest back, since the log is one; they are then done again, with the same result under the same UIDs.
+//! 9. Where devices share a queue ([`shared`]), this is what lies before it: a ready job becomes `shared` once all its
+//!    objects are on the server, and not if another came meanwhile.
+//! 10. Who was promised something waits for the disk: `store`, an operator's command, the removal of payloads.
+//!     Completing, claiming, finishing and delivering do not. A power cut may undo the last of them, always from the
+//!     latest back, since the log is one; they are then done again, with the same result under the same UIDs.
 //!
 //! ```text
 //! <directory>/lock        held while a process uses the spool
@@ -29,6 +31,7 @@
 //!             incoming/   *.part: being written; removed at start
 //!             instances/  <sha256>.<extension>: received objects
 //!             products/   <sha256>.<extension>: what the worker made
+//!             borrowed/   payloads of the shared queue while they are worked on; removed at start
 //! ```
 //!
 //! Called by `ingest` (store, what peers ask and report), `daemon` (complete, claim, finish), `deliver` (next, sent,
@@ -40,12 +43,15 @@ mod custody;
 mod deliveries;
 mod desk;
 mod error;
+mod handover;
 mod instances;
 mod jobs;
+mod queue;
 mod recovery;
 mod report;
 mod retention;
 mod room;
+pub mod shared;
 mod state;
 mod store;
 #[cfg(test)]
@@ -61,10 +67,12 @@ pub use desk::{Desk, Identity, Item, Letter};
 pub use error::SpoolError;
 pub use instances::{Arrival, Stored};
 pub use jobs::{Claim, Count, JobId, Retry};
+pub use queue::Queue;
 pub use recovery::Recovery;
 pub use report::{DeliveryReport, DestinationReport, JobReport, ProductFile};
 pub use retention::Tidied;
 pub use room::Usage;
+pub use shared::Shared;
 pub use state::{DeliveryState, InstanceState, JobState};
 pub use store::{Spool, now_ms};
 

@@ -25,7 +25,7 @@ const SETTLED: &str = "
     FROM jobs LEFT JOIN deliveries ON deliveries.job = jobs.id
     WHERE ?1 IS NULL OR jobs.series_uid = ?1
     GROUP BY jobs.series_uid
-    HAVING sum(jobs.state NOT IN ('done', 'superseded', 'dropped')) = 0
+    HAVING sum(jobs.state NOT IN ('done', 'superseded', 'dropped', 'shared')) = 0
        AND sum(coalesce(deliveries.state NOT IN ('sent', 'dropped'), 0)) = 0
     ORDER BY settled_ms LIMIT ?2";
 

@@ -40,8 +40,12 @@ impl Spool {
     /// at its limit does not open and close with every object.
     ///
     /// # Errors
-    /// `LowDisk` or `QuotaReached` while nothing more is taken in.
+    /// `LowDisk` or `QuotaReached` while nothing more is taken in, or if objects have to go to a server that is out of
+    /// reach.
     pub fn check_free_space(&self) -> Result<(), SpoolError> {
+        if let Some(replica) = self.replica.get() {
+            replica.check_reach()?;
+        }
         let Usage { used_bytes, free_bytes } = self.usage()?;
         let config = &self.config;
         let closed = self.room.closed.load(Ordering::Relaxed);

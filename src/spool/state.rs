@@ -16,6 +16,14 @@ macro_rules! stored_as_word {
             }
         }
 
+        impl $name {
+            /// `None` if no state is stored under `word`.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$state),)+ _ => None }
+            }
+        }
+
         impl ToSql for $name {
             fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
                 Ok(self.as_str().into())
@@ -24,10 +32,7 @@ macro_rules! stored_as_word {
 
         impl FromSql for $name {
             fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-                match value.as_str()? {
-                    $($word => Ok(Self::$state),)+
-                    _ => Err(FromSqlError::InvalidType),
-                }
+                Self::parse(value.as_str()?).ok_or(FromSqlError::InvalidType)
             }
         }
     };
@@ -56,6 +61,8 @@ stored_as_word! {
         Superseded = "superseded",
         /// A person gave it up.
         Dropped = "dropped",
+        /// Is on the queue that devices share, with all its objects: what becomes of it is known there.
+        Shared = "shared",
     }
 }
 
@@ -69,15 +76,17 @@ impl JobState {
     /// The states that may follow.
     #[must_use]
     pub fn next(self) -> &'static [Self] {
-        use JobState::{Done, Dropped, Failed, Quarantined, Ready, Received, Running, Superseded};
+        use JobState::{
+            Done, Dropped, Failed, Quarantined, Ready, Received, Running, Shared, Superseded,
+        };
         match self {
             Received => &[Ready, Quarantined],
-            Ready => &[Running, Quarantined],
+            Ready => &[Running, Quarantined, Shared],
             // Back to ready after a transient failure or a crash, until its attempts are used up.
             Running => &[Ready, Done, Failed, Superseded],
             Failed => &[Ready, Superseded, Dropped],
             Quarantined => &[Ready, Dropped],
-            Done | Superseded | Dropped => &[],
+            Done | Superseded | Dropped | Shared => &[],
         }
     }
 }
@@ -126,7 +135,7 @@ mod tests {
 
     #[test]
     fn what_is_settled_stays_so_and_only_a_person_brings_back_what_failed() {
-        for settled in [JobState::Done, JobState::Superseded, JobState::Dropped] {
+        for settled in [JobState::Done, JobState::Superseded, JobState::Dropped, JobState::Shared] {
             assert!(settled.next().is_empty());
         }
         for settled in [DeliveryState::Sent, DeliveryState::Dropped] {

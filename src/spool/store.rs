@@ -2,19 +2,19 @@ use std::fs::{self, File, TryLockError};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::room::Room;
-use super::{Config, Recovery, SpoolError};
+use super::{Config, Recovery, Shared, SpoolError};
 use crate::durable::{self, DurableError};
 
 /// Raised with every change of the tables.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
-/// Of schema 2; `STORAGE_COMMITMENT` made it schema 3.
+/// Of schema 2; `STORAGE_COMMITMENT` made it schema 3, `SHARED_QUEUE` schema 4.
 const TABLES: &str = "
     CREATE TABLE instances (
         id          INTEGER PRIMARY KEY,
@@ -113,6 +113,11 @@ const STORAGE_COMMITMENT: &str = "
     CREATE INDEX custody_of_transaction ON custody (transaction_uid);
 ";
 
+const SHARED_QUEUE: &str = "
+    -- Whether the object is on the queue that devices share.
+    ALTER TABLE instances ADD COLUMN is_shared INTEGER NOT NULL DEFAULT 0;
+";
+
 /// The spool of this process. Shared behind an `Arc`; calls block, one at a time where they touch the database.
 #[derive(Debug)]
 pub struct Spool {
@@ -124,6 +129,8 @@ pub struct Spool {
     /// Held shared from a payload's rename to its row, and alone while payloads are removed: otherwise a removal
     /// could take the file of an object that has come again and is not recorded yet.
     pub(super) payloads: RwLock<()>,
+    /// Where every object has to be before its sender is told that it is safe.
+    pub(super) replica: OnceLock<Arc<Shared>>,
     /// `None` beside the process that owns the spool.
     _lock: Option<File>,
 }
@@ -168,8 +175,8 @@ impl Spool {
 
     fn new(config: Config, connection: Connection, log: File, lock: Option<File>) -> Self {
         let (connection, log) = (Mutex::new(connection), Arc::new(log));
-        let (room, payloads) = Default::default();
-        Self { config, connection, log, room, payloads, _lock: lock }
+        let (room, payloads, replica) = Default::default();
+        Self { config, connection, log, room, payloads, replica, _lock: lock }
     }
 
     /// Where objects are written before `store`.
@@ -195,7 +202,7 @@ impl Spool {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The database for changes that do not wait for the disk (invariant 9).
+    /// The database for changes that do not wait for the disk (invariant 10).
     pub(super) fn database_unsynced(&self) -> Result<Unsynced<'_>, SpoolError> {
         let database = self.database();
         database.pragma_update(None, "synchronous", "NORMAL")?;
@@ -266,12 +273,16 @@ fn connect(root: &Path) -> Result<(Connection, File), SpoolError> {
             let transaction = connection.transaction()?;
             transaction.execute_batch(TABLES)?;
             transaction.execute_batch(STORAGE_COMMITMENT)?;
+            transaction.execute_batch(SHARED_QUEUE)?;
             transaction.pragma_update(None, "user_version", SCHEMA)?;
             transaction.commit()?;
         }
-        2 => {
+        2 | 3 => {
             let transaction = connection.transaction()?;
-            transaction.execute_batch(STORAGE_COMMITMENT)?;
+            if found == 2 {
+                transaction.execute_batch(STORAGE_COMMITMENT)?;
+            }
+            transaction.execute_batch(SHARED_QUEUE)?;
             transaction.pragma_update(None, "user_version", SCHEMA)?;
             transaction.commit()?;
         }

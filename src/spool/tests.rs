@@ -442,23 +442,27 @@ fn a_delivery_is_pending_until_its_destination_has_committed_to_it() {
 }
 
 #[test]
-fn a_spool_of_the_version_before_is_taken_over_with_all_that_is_in_it() {
-    let folder = tempfile::tempdir().unwrap();
-    drop(spool(folder.path()));
-    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
-    database
-        .execute_batch(
-            "DROP TABLE commitments; DROP TABLE custody; ALTER TABLE instances DROP COLUMN sop_class_uid;
-             INSERT INTO instances (sop_uid, series_uid, sha256, path, bytes, association, received_ms, state)
-             VALUES ('1.1', '1.9', 'x', 'instances/x.dcm', 4, 1, 0, 'accepted');
-             PRAGMA user_version = 2;",
-        )
-        .unwrap();
-    drop(database);
-    std::fs::write(folder.path().join("instances/x.dcm"), b"safe").unwrap();
-    let spool = spool(folder.path());
-    // Of which class it was, nobody noted.
-    assert_eq!(spool.held(&[reference("1.1", "1.2.3")]).unwrap(), [Held::Safe]);
+fn a_spool_of_a_version_before_is_taken_over_with_all_that_is_in_it() {
+    const THREE: &str = "
+        ALTER TABLE instances DROP COLUMN is_shared;
+        INSERT INTO instances (sop_uid, series_uid, sha256, path, bytes, association, received_ms, state)
+        VALUES ('1.1', '1.9', 'x', 'instances/x.dcm', 4, 1, 0, 'accepted');
+        PRAGMA user_version = 3;";
+    const TWO: &str = "
+        DROP TABLE commitments; DROP TABLE custody; ALTER TABLE instances DROP COLUMN sop_class_uid;
+        PRAGMA user_version = 2;";
+    for older in [THREE.to_owned(), format!("{THREE}{TWO}")] {
+        let folder = tempfile::tempdir().unwrap();
+        drop(spool(folder.path()));
+        let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+        database.execute_batch(&older).unwrap();
+        drop(database);
+        std::fs::write(folder.path().join("instances/x.dcm"), b"safe").unwrap();
+        let spool = spool(folder.path());
+        // Of which class it was, nobody noted.
+        assert_eq!(spool.held(&[reference("1.1", "1.2.3")]).unwrap(), [Held::Safe]);
+        assert_eq!(spool.unreplicated_bytes().unwrap(), 0, "it has no job that is to go there");
+    }
 }
 
 #[test]

@@ -107,7 +107,15 @@ fn a_sender_is_told_what_is_safe_and_what_is_not_until_it_acknowledges() {
 
 fn order(spool: &Path, destinations: Vec<Config>, commitment: ReportConfig) -> Order {
     let (port, compute_ms, retain_bytes) = (free_port(), None, None);
-    Order { spool: spool.to_owned(), port, destinations, compute_ms, retain_bytes, commitment }
+    Order {
+        spool: spool.to_owned(),
+        port,
+        destinations,
+        compute_ms,
+        retain_bytes,
+        commitment,
+        shared: None,
+    }
 }
 
 fn kill(mut daemon: Process) {

@@ -34,6 +34,7 @@ pub(crate) struct Order {
     pub(crate) compute_ms: Option<u64>,
     pub(crate) retain_bytes: Option<u64>,
     pub(crate) commitment: ReportConfig,
+    pub(crate) shared: Option<spool::shared::Config>,
 }
 
 /// The daemon as `cdal serve` runs it, with a worker that needs no model: the body of the child process that the
@@ -48,6 +49,7 @@ fn child() {
     settings.ingest.dicom.completion.idle = Duration::from_millis(100);
     settings.spool.retain_bytes = order.retain_bytes;
     settings.commitment = order.commitment;
+    settings.shared = order.shared;
     // The crashes of these tests are many, and none of them is the job's fault.
     settings.spool.max_attempts = 1000;
     cdal::telemetry::start("error");
@@ -58,6 +60,10 @@ fn child() {
 }
 
 pub(crate) fn start(order: &Order, failpoint: Option<&str>) -> Process {
+    Process::start(&mut command(order, failpoint))
+}
+
+pub(crate) fn command(order: &Order, failpoint: Option<&str>) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--ignored", "--exact", "--nocapture", "crash::child"])
@@ -66,7 +72,7 @@ pub(crate) fn start(order: &Order, failpoint: Option<&str>) -> Process {
     if let Some(failpoint) = failpoint {
         command.env(FAILPOINT, failpoint).stderr(std::process::Stdio::null());
     }
-    Process::start(&mut command)
+    command
 }
 
 /// Three destinations: one that works, one in front of which connections break, slow down and are refused, a folder.
@@ -98,6 +104,7 @@ impl Bench {
             compute_ms: None,
             retain_bytes: None,
             commitment: ReportConfig::default(),
+            shared: None,
         };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         Self { folder, order, address, steady, moody, calm, sent: Vec::new() }
@@ -219,6 +226,8 @@ const JOB: &str = "job. finish.";
 const DELIVERY: &str = "delivery. tidy.";
 /// Tried in `commitment`.
 pub(crate) const COMMITMENT: &str = "commitment. custody.";
+/// Tried in `shared`.
+pub(crate) const SHARED: &str = "shared.";
 /// Tried in `fleet_agent`.
 pub(crate) const FLEET: &str = "fleet.";
 
@@ -229,8 +238,8 @@ pub(crate) fn steps_of(rooms: &str) -> Vec<&'static str> {
 
 #[test]
 fn every_step_is_tried() {
-    let tried: usize =
-        [INGEST, JOB, DELIVERY, COMMITMENT, FLEET].map(|rooms| steps_of(rooms).len()).iter().sum();
+    let rooms = [INGEST, JOB, DELIVERY, COMMITMENT, SHARED, FLEET];
+    let tried: usize = rooms.map(|rooms| steps_of(rooms).len()).iter().sum();
     assert_eq!(tried, failpoint::STEPS.len());
 }
 
@@ -397,6 +406,7 @@ fn killed_after_the_acknowledgement_everything_is_delivered_after_a_restart() {
             compute_ms: Some(compute),
             retain_bytes: None,
             commitment: ReportConfig::default(),
+            shared: None,
         };
         start(&order, None)
     };
@@ -450,6 +460,7 @@ fn killed_right_after_202_every_case_has_its_result_after_a_restart() {
             compute_ms: Some(compute),
             retain_bytes: None,
             commitment: ReportConfig::default(),
+            shared: None,
         };
         start(&order, None)
     };

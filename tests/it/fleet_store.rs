@@ -1,17 +1,13 @@
 //! What a collector keeps, in both of its stores: the same tests for the embedded one and for PostgreSQL.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use cdal::fleet::collect::{Postgres, Sqlite, Store, StoreError};
 use cdal::fleet::rollout::{Alarm, Class, Failure, Ledger, Named, Phase, Proof, Record, Report};
 use tokio::runtime::Runtime;
 
 use crate::fleet_collect::release;
-use crate::support::process::{Process, free_port};
+use crate::support::postgres::Cluster;
 use crate::support::wait_for;
 
 const DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000007";
@@ -124,77 +120,4 @@ fn postgresql_keeps_a_ledger_the_same_way_and_is_found_again_after_a_crash() {
     let after = store.load().unwrap();
     assert_eq!(after.last(), records.last());
     assert_eq!(after.len(), before.len(), "one alarm more, the oldest less");
-}
-
-/// A PostgreSQL server of the test's own.
-struct Cluster {
-    server: Option<Process>,
-    data: PathBuf,
-    port: u16,
-    url: String,
-}
-
-impl Cluster {
-    fn make(folder: &Path) -> Self {
-        let data = folder.join("data");
-        fs::create_dir(&data).unwrap();
-        // The server refuses to run as root.
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-        if is_root() {
-            chown(&data, Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        let mut init = program("initdb");
-        init.args(["--no-sync", "--auth=trust", "--username=cdal", "--pgdata"]).arg(&data);
-        let output = init.output().expect("initdb starts; tests/peers.sh installs PostgreSQL");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let port = free_port();
-        let url = format!("postgres://cdal@127.0.0.1:{port}/postgres?sslmode=disable");
-        let mut cluster = Self { server: None, data, port, url };
-        cluster.start();
-        cluster
-    }
-
-    fn start(&mut self) {
-        let mut command = program("postgres");
-        command.arg("-D").arg(&self.data).args(["-p", &self.port.to_string()]);
-        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
-        command.stderr(std::process::Stdio::null());
-        self.server = Some(Process::start(&mut command));
-        wait_for("PostgreSQL to listen", || {
-            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
-        });
-        let mut ready = program("pg_isready");
-        ready.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
-        wait_for("PostgreSQL to be ready", || {
-            ready.status().is_ok_and(|s| s.success()).then_some(())
-        });
-    }
-
-    /// Without a shutdown, and up again.
-    fn crash(&mut self) {
-        let mut server = self.server.take().unwrap();
-        server.signal("-QUIT");
-        server.wait();
-        self.start();
-    }
-}
-
-const NOBODY: u32 = 65_534;
-
-fn is_root() -> bool {
-    rustix::process::getuid().is_root()
-}
-
-/// A program of PostgreSQL, which Debian keeps by version; as nobody where this is root.
-fn program(name: &str) -> Command {
-    use std::os::unix::process::CommandExt;
-
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let path =
-        versions.map(|version| version.path().join("bin").join(name)).find(|path| path.exists());
-    let mut command = Command::new(path.unwrap_or_else(|| name.into()));
-    if is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    command
 }

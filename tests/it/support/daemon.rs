@@ -27,6 +27,7 @@ pub fn settings(spool: &Path, destinations: Vec<deliver::Config>) -> Settings {
     Settings {
         daemon: Config { drain_deadline: Duration::from_secs(10), ..Config::default() },
         spool: spool::Config { min_free_bytes: 0, ..spool::Config::new(spool) },
+        shared: None,
         ingest: ingest::Config {
             dicom: dicom::Config {
                 listen: "127.0.0.1:0".to_owned(),

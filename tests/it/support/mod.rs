@@ -5,6 +5,7 @@ pub mod chaos;
 pub mod daemon;
 pub mod dicom;
 pub mod http;
+pub mod postgres;
 pub mod process;
 pub mod worker;
 
