@@ -3,6 +3,9 @@
 //! With AVX-512 they are one register. Elsewhere they are an array, which the compiler lays out in what registers there are;
 //! `FUSED` says whether the machine multiplies and adds in one instruction.
 
+// Inlined into functions that have the instructions, or it would be none of them that computes.
+#![allow(clippy::inline_always)]
+
 /// Numbers that are handled together.
 pub(super) const LANES: usize = 16;
 
@@ -160,6 +163,7 @@ pub(super) use wide::Wide;
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
+    #[allow(clippy::wildcard_imports)] // Every name begins with _mm512.
     use std::arch::x86_64::*;
 
     use super::{LANES, Lanes};
@@ -227,16 +231,14 @@ mod wide {
             let [a, b, c, d] = row.map(|v| v.0);
             unsafe {
                 // Places 4i and 4i + 1 of a pair of registers into the halves of one, then 4i + 2 and 4i + 3.
-                let low = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
-                let high = _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
-                let (ab, cd) = (
-                    _mm512_permutex2var_ps(a, low, b),
-                    _mm512_permutex2var_ps(c, low, d),
-                );
-                let (ef, gh) = (
-                    _mm512_permutex2var_ps(a, high, b),
-                    _mm512_permutex2var_ps(c, high, d),
-                );
+                let low =
+                    _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+                let high =
+                    _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
+                let (ab, cd) =
+                    (_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(c, low, d));
+                let (ef, gh) =
+                    (_mm512_permutex2var_ps(a, high, b), _mm512_permutex2var_ps(c, high, d));
                 [
                     _mm512_shuffle_f32x4::<0b01_00_01_00>(ab, cd),
                     _mm512_shuffle_f32x4::<0b11_10_11_10>(ab, cd),
@@ -252,17 +254,21 @@ mod wide {
             let [a, b, c, d] = parts.map(|v| v.0);
             unsafe {
                 let halves = |x, y| {
-                    let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                    let high =
-                        _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+                    let low =
+                        _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+                    let high = _mm512_setr_epi32(
+                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31,
+                    );
                     (_mm512_permutex2var_ps(x, low, y), _mm512_permutex2var_ps(x, high, y))
                 };
                 // Pairs of a and b stand beside pairs of c and d.
                 let ((ab, ab_high), (cd, cd_high)) = (halves(a, b), halves(c, d));
                 let quads = |x, y| {
-                    let low = _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
-                    let high =
-                        _mm512_setr_epi32(8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31);
+                    let low =
+                        _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
+                    let high = _mm512_setr_epi32(
+                        8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31,
+                    );
                     (_mm512_permutex2var_ps(x, low, y), _mm512_permutex2var_ps(x, high, y))
                 };
                 let ((first, second), (third, fourth)) = (quads(ab, cd), quads(ab_high, cd_high));
