@@ -19,16 +19,21 @@ use ort::{Result, operator::OperatorDomain};
 
 /// The domain and all its kernels, to be added to a session that runs on the CPU with this many threads inside an operator.
 pub(super) fn domain(threads: Option<usize>) -> Result<OperatorDomain> {
-    let available = || thread::available_parallelism().map_or(1, Into::into);
-    let scratch = Arc::new(scratch::Scratch::new(threads.unwrap_or_else(available)));
-    OperatorDomain::new("cdal")?
-        .add(conv3x3::Conv3x3 { name: "Conv3x3", mean: false, scratch: Arc::clone(&scratch) })?
-        .add(conv3x3::Conv3x3 { name: "Conv3x3Mean", mean: true, scratch })?
+    let domain = OperatorDomain::new("cdal")?
         .add(group_norm::GroupNorm { name: "GroupNorm", offset: false, silu: false })?
         .add(group_norm::GroupNorm { name: "GroupNormSiLU", offset: false, silu: true })?
         .add(group_norm::GroupNorm { name: "OffsetGroupNormSiLU", offset: true, silu: true })?
         .add(residual_mean::ResidualMean)?
-        .add(fir_up::FirUp)
+        .add(fir_up::FirUp)?;
+    // Elsewhere the runtime's own convolution serves, by the model's definitions.
+    if !winograd::Machine::all().any(winograd::Machine::pays) {
+        return Ok(domain);
+    }
+    let available = || thread::available_parallelism().map_or(1, Into::into);
+    let scratch = Arc::new(scratch::Scratch::new(threads.unwrap_or_else(available)));
+    domain
+        .add(conv3x3::Conv3x3 { name: "Conv3x3", mean: false, scratch: Arc::clone(&scratch) })?
+        .add(conv3x3::Conv3x3 { name: "Conv3x3Mean", mean: true, scratch })
 }
 
 /// [N, C, H, W] of a feature map.

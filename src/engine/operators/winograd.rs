@@ -435,6 +435,15 @@ impl Machine {
         found.into_iter().filter(|found| found.1).map(|found| found.0)
     }
 
+    /// Whether this beats the runtime's own convolution. Without the registers of AVX-512 it is no faster than that.
+    pub fn pays(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => true,
+            _ => false,
+        }
+    }
+
     /// Computes a share of a convolution in `scratch`, [`Filters::scratch`] lines of any content. `y`: [N, outputs, H, W].
     ///
     /// # Safety
