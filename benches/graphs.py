@@ -48,7 +48,12 @@ class FirOnly(InferenceGraph):
     fir_up, functions = FusedGraph.fir_up, FusedGraph.functions
 
 
-DIALECTS = {"standard": InferenceGraph, "norm": NormOnly, "mean": MeanOnly, "fir": FirOnly, "fused": FusedGraph}
+class WithoutConv(FusedGraph):
+    conv = InferenceGraph.conv
+
+
+DIALECTS = {"standard": InferenceGraph, "norm": NormOnly, "mean": MeanOnly, "fir": FirOnly, "chains": WithoutConv,
+            "fused": FusedGraph}
 
 
 def main() -> None:

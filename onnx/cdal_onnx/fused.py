@@ -68,6 +68,18 @@ def _group_norm(name: str, opset: int, offset: bool = False, silu: bool = False)
     return _function(name, inputs, nodes, ["groups", "epsilon"], opset, f"{doc}. What is given a channel is [1 or N, C].")
 
 
+def convolution_3x3(x: str, weight: str, bias: str, y: str) -> onnx.NodeProto:
+    return helper.make_node("Conv", [x, weight, bias], [y], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+
+def residual_mean(a: str, b: str, y: str) -> list[onnx.NodeProto]:
+    return [
+        _constant(f"{y}_half_power", np.float32(np.sqrt(0.5))),
+        helper.make_node("Add", [a, b], [f"{y}_sum"]),
+        helper.make_node("Mul", [f"{y}_sum", f"{y}_half_power"], [y]),
+    ]
+
+
 def functions(opset: int) -> list[onnx.FunctionProto]:
     node = helper.make_node
     convolution = node("ConvTranspose", ["X", "kernel"], ["Y"], kernel_shape=[4, 4], strides=[2, 2], pads=[1, 1, 1, 1])
@@ -76,11 +88,13 @@ def functions(opset: int) -> list[onnx.FunctionProto]:
         _group_norm("GroupNorm", opset),
         _group_norm("GroupNormSiLU", opset, silu=True),
         _group_norm("OffsetGroupNormSiLU", opset, offset=True, silu=True),
-        _function("ResidualMean", ["A", "B"], [
-            _constant("half_power", np.float32(np.sqrt(0.5))),
-            node("Add", ["A", "B"], ["sum"]),
-            node("Mul", ["sum", "half_power"], ["Y"]),
-        ], [], opset, "(A + B)/√2: the rescaled sum of every residual connection."),
+        _function("Conv3x3", ["X", "W", "B"], [convolution_3x3("X", "W", "B", "Y")], [], opset,
+                  "Convolution of X [N, C, H, W] with W [K, C, 3, 3], stride and padding 1, plus B [K]."),
+        _function("Conv3x3Mean", ["X", "W", "B", "R"], [
+            convolution_3x3("X", "W", "B", "convolved"), *residual_mean("R", "convolved", "Y"),
+        ], [], opset, "Convolution of X [N, C, H, W] with W [K, C, 3, 3], stride and padding 1, plus B [K]; then (R + it)/√2."),
+        _function("ResidualMean", ["A", "B"], residual_mean("A", "B", "Y"), [], opset,
+                  "(A + B)/√2: the rescaled sum of every residual connection."),
         _function("FirUp", ["X"], [
             _attribute("taps", "value_floats", "taps"), _attribute("channels", "value_int", "channels"),
             _constant("column", np.array([4, 1])), _constant("row", np.array([1, 4])),

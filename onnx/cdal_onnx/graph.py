@@ -269,8 +269,13 @@ class InferenceGraph(Graph):
         return self.op("LeakyRelu", x, alpha=0.2)
 
 
+# Least size of a map whose 3x3 convolutions are `Conv3x3`: a smaller one has too few tiles for what a batch of one gains.
+CONV3X3_FROM = 16
+
+
 class FusedGraph(InferenceGraph):
-    """The inference dialect with the memory-bound chains between convolutions as operators of the domain `cdal`.
+    """The inference dialect with the memory-bound chains between convolutions, and the 3x3 convolutions themselves, as
+    operators of the domain `cdal`.
 
     Their definition is a function of standard operators that the model carries along: a provider without a kernel for
     them runs that. `cdal` brings kernels for the CPU, which do in one or two passes over memory what takes the functions
@@ -286,8 +291,24 @@ class FusedGraph(InferenceGraph):
         y = self.op(kind, *inputs, domain=fused.DOMAIN, groups=groups, epsilon=epsilon)
         return Map(y, x.channels, x.size)
 
+    def conv(self, x: Map, key: str, channels: int, kernel: int = 3, stride: int = 1, padding: int | None = None,
+             bias: bool = True) -> Map:
+        y = super().conv(x, key, channels, kernel, stride, padding, bias)
+        if kernel == 3 and stride == 1 and padding in (None, 1) and bias and x.size >= CONV3X3_FROM:
+            node = self.nodes[-1]
+            node.op_type, node.domain = "Conv3x3", fused.DOMAIN
+            del node.attribute[:]
+        return y
+
     def mean(self, a: Map, b: Map) -> Map:
-        return Map(self.op("ResidualMean", a.name, b.name, domain=fused.DOMAIN), a.channels, a.size)
+        """What `b` convolves is added to `a` where it is written, if nobody else reads it."""
+        of_b = next((index for index, node in enumerate(self.nodes) if b.name in node.output), None)
+        is_read = any(b.name in node.input for node in self.nodes)
+        if of_b is None or self.nodes[of_b].op_type != "Conv3x3" or is_read:
+            return Map(self.op("ResidualMean", a.name, b.name, domain=fused.DOMAIN), a.channels, a.size)
+        convolution = self.nodes.pop(of_b)  # which may stand before `a`
+        y = self.op("Conv3x3Mean", *convolution.input, a.name, domain=fused.DOMAIN)
+        return Map(y, a.channels, a.size)
 
     def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
         if len(kernel) != 4:

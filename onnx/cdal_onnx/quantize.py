@@ -12,11 +12,15 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from . import fused
+from .graph import OPSET
+
 Feed = dict[str, np.ndarray]
 
 
 def int8(model: onnx.ModelProto, feeds: Iterable[Feed]) -> onnx.ModelProto:
     """`model` with quantised convolutions; `feeds` are inputs like those that it will see."""
+    model = _spelt_out(model)
     constants = _constants(model)
     convolutions = [node for node in model.graph.node
                     if node.op_type == "Conv" and node.domain == "" and node.input[1] in constants and _is_dense(node)]
@@ -41,6 +45,29 @@ def int8(model: onnx.ModelProto, feeds: Iterable[Feed]) -> onnx.ModelProto:
     del graph.value_info[:]
     onnx.checker.check_model(quantised)
     return quantised
+
+
+def _spelt_out(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with its 3x3 convolutions as standard ones, which are what can be quantised."""
+    spelt = onnx.ModelProto()
+    spelt.CopyFrom(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.domain != fused.DOMAIN or node.op_type not in ("Conv3x3", "Conv3x3Mean"):
+            nodes.append(node)
+            continue
+        x, weight, bias, *residual = node.input
+        y = node.output[0]
+        convolved = f"{y}:convolved" if residual else y
+        nodes.append(fused.convolution_3x3(x, weight, bias, convolved))
+        nodes[-1].name = node.name
+        nodes += [helper.make_node("ResidualMean", [r, convolved], [y], domain=fused.DOMAIN) for r in residual]
+    del spelt.graph.node[:]
+    spelt.graph.node.extend(nodes)
+    del spelt.functions[:]
+    used = {node.op_type for node in nodes if node.domain == fused.DOMAIN}
+    spelt.functions.extend(function for function in fused.functions(OPSET) if function.name in used)
+    return spelt
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -97,7 +97,7 @@ impl<'a> Making<'a> {
             builder = builder.with_profiling(folder.join(graph))?;
         }
         if self.options.provider == Provider::Cpu {
-            builder = builder.with_operators(operators::domain()?)?;
+            builder = builder.with_operators(operators::domain(self.options.intra_threads)?)?;
         } else if !self.options.allow_cpu_nodes {
             builder = builder.with_disable_cpu_fallback()?;
         }

@@ -5,7 +5,11 @@
 
 use std::{ffi::c_void, ops::Deref, ptr, slice};
 
-use ort::{AsPointer, Error, Result, operator::ComputeContext, sys};
+use ort::{
+    AsPointer, Error, Result,
+    operator::{ComputeContext, KernelContext},
+    sys,
+};
 
 /// Shape of a tensor with up to four axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +35,19 @@ pub(super) fn input(context: &ComputeContext, index: usize) -> Result<(Axes, &[f
     if value.is_null() {
         return Err(Error::new(format!("input {index} is missing")));
     }
+    // SAFETY: the value lives as long as the kernel runs.
+    unsafe { tensor(value) }
+}
+
+/// # Safety
+/// The value outlives the result.
+unsafe fn tensor<'a>(value: *const sys::OrtValue) -> Result<(Axes, &'a [f32])> {
+    let api = ort::api();
     let axes = axes(value)?;
     let length = axes.iter().product::<i64>() as usize;
     let mut data: *mut c_void = ptr::null_mut();
     // SAFETY: the value is a tensor of the context; the operators declare all of theirs as float32 on the CPU. It is only
-    // read, and lives as long as the kernel runs.
+    // read.
     unsafe {
         check((api.GetTensorMutableData)(value.cast_mut(), &raw mut data))?;
         if length == 0 {
@@ -43,6 +55,29 @@ pub(super) fn input(context: &ComputeContext, index: usize) -> Result<(Axes, &[f
         }
         Ok((axes, slice::from_raw_parts(data.cast::<f32>(), length)))
     }
+}
+
+/// Shape and values of an input that the runtime knows before it runs; `None` where it does not.
+pub(super) fn constant<'a>(
+    context: &'a KernelContext<'_>,
+    index: usize,
+) -> Result<Option<(Axes, &'a [f32])>> {
+    let mut value: *const sys::OrtValue = ptr::null();
+    let mut is_constant = 0;
+    // SAFETY: the context is alive while a kernel is made.
+    check(unsafe {
+        (ort::api().KernelInfoGetConstantInput_tensor)(
+            context.ptr(),
+            index,
+            &raw mut is_constant,
+            &raw mut value,
+        )
+    })?;
+    if is_constant == 0 || value.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: a constant outlives the making of a kernel.
+    unsafe { tensor(value) }.map(Some)
 }
 
 /// The output 0 of a kernel, to be written. It may be asked for once.

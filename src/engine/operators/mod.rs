@@ -1,24 +1,39 @@
 //! CPU kernels for the operators of the domain `cdal`: the memory-bound chains between the generator's convolutions,
-//! each in as few passes over memory as it can be done in.
+//! each in as few passes over memory as it can be done in, and its 3 x 3 convolutions with a quarter of the multiplications.
 //!
 //! `onnx/cdal_onnx/fused.py` defines the operators by standard ones, and a model carries these definitions; a session
 //! without these kernels (on a GPU) runs them. Results do not depend on threads: each group or plane is one thread's.
 
 mod context;
+mod conv3x3;
 mod fir_up;
 mod group_norm;
+mod lanes;
 mod residual_mean;
+mod scratch;
+mod winograd;
+
+use std::{sync::Arc, thread};
 
 use ort::{Result, operator::OperatorDomain};
 
-/// The domain and all its kernels, to be added to a session that runs on the CPU.
-pub(super) fn domain() -> Result<OperatorDomain> {
-    OperatorDomain::new("cdal")?
+/// The domain and all its kernels, to be added to a session that runs on the CPU with this many threads inside an operator.
+pub(super) fn domain(threads: Option<usize>) -> Result<OperatorDomain> {
+    let domain = OperatorDomain::new("cdal")?
         .add(group_norm::GroupNorm { name: "GroupNorm", offset: false, silu: false })?
         .add(group_norm::GroupNorm { name: "GroupNormSiLU", offset: false, silu: true })?
         .add(group_norm::GroupNorm { name: "OffsetGroupNormSiLU", offset: true, silu: true })?
         .add(residual_mean::ResidualMean)?
-        .add(fir_up::FirUp)
+        .add(fir_up::FirUp)?;
+    // Elsewhere the runtime's own convolution serves, by the model's definitions.
+    if !winograd::Machine::all().any(winograd::Machine::pays) {
+        return Ok(domain);
+    }
+    let available = || thread::available_parallelism().map_or(1, Into::into);
+    let scratch = Arc::new(scratch::Scratch::new(threads.unwrap_or_else(available)));
+    domain
+        .add(conv3x3::Conv3x3 { name: "Conv3x3", mean: false, scratch: Arc::clone(&scratch) })?
+        .add(conv3x3::Conv3x3 { name: "Conv3x3Mean", mean: true, scratch })
 }
 
 /// [N, C, H, W] of a feature map.
@@ -49,8 +64,18 @@ impl Parts {
     /// No two calls with the same index may have their results alive together, nor calls of different `size`.
     #[allow(clippy::mut_from_ref)]
     unsafe fn part(&self, index: usize, size: usize) -> &mut [f32] {
-        assert!((index + 1) * size <= self.length, "a part lies within the output");
-        // SAFETY: within the slice, and disjoint from other parts as the caller promises.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(index * size), size) }
+        // SAFETY: disjoint from other parts as the caller promises.
+        unsafe { self.range(index * size, size) }
+    }
+
+    /// `count` elements from `start` on.
+    ///
+    /// # Safety
+    /// No two results that overlap may be alive together.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn range(&self, start: usize, count: usize) -> &mut [f32] {
+        assert!(start + count <= self.length, "a part lies within the output");
+        // SAFETY: within the slice, and disjoint from others as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), count) }
     }
 }

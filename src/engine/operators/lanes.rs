@@ -1,0 +1,286 @@
+//! Sixteen numbers side by side: what the convolution's arithmetic is written over.
+//!
+//! With AVX-512 they are one register. Elsewhere they are an array, which the compiler lays out in what registers there are;
+//! `FUSED` says whether the machine multiplies and adds in one instruction.
+
+// Inlined into functions that have the instructions, or it would be none of them that computes.
+#![allow(clippy::inline_always)]
+
+/// Numbers that are handled together.
+pub(super) const LANES: usize = 16;
+
+/// As many numbers, aligned as the widest register loads them best.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [f32; LANES]);
+
+impl Line {
+    pub const ZERO: Self = Self([0.0; LANES]);
+}
+
+/// Sixteen numbers and what is done with them. The methods are inlined into functions that have the instructions.
+///
+/// # Safety
+/// Whoever calls a method of an implementation that needs instructions must have made sure that the machine has them.
+pub(super) trait Lanes: Copy {
+    fn splat(value: f32) -> Self;
+    fn load(line: &[f32; LANES]) -> Self;
+    fn store(self, line: &mut [f32; LANES]);
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    /// self x factor + term.
+    fn fma(self, factor: Self, term: Self) -> Self;
+    /// The last of `before` and all of `self` but the last; zero where `keep` has no bit.
+    fn moved_up(self, before: Self, keep: u16) -> Self;
+    /// All of `self` but the first and the first of `after`; zero where `keep` has no bit.
+    fn moved_down(self, after: Self, keep: u16) -> Self;
+    /// Of 64 numbers in a row those at 4i, at 4i + 1, 4i + 2 and 4i + 3.
+    fn apart(row: [Self; 4]) -> [Self; 4];
+    /// The inverse of `apart`.
+    fn together(parts: [Self; 4]) -> [Self; 4];
+
+    /// Up to sixteen numbers, and zeros.
+    #[inline(always)]
+    fn load_some(values: &[f32]) -> Self {
+        if let Some(line) = values.first_chunk() {
+            return Self::load(line);
+        }
+        let mut line = [0.0; LANES];
+        line[..values.len()].copy_from_slice(values);
+        Self::load(&line)
+    }
+}
+
+/// For any machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Portable<const FUSED: bool>([f32; LANES]);
+
+impl<const FUSED: bool> Portable<FUSED> {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut all = self.0;
+        for (a, b) in all.iter_mut().zip(other.0) {
+            *a = f(*a, b);
+        }
+        Self(all)
+    }
+}
+
+impl<const FUSED: bool> Lanes for Portable<FUSED> {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self([value; LANES])
+    }
+
+    #[inline(always)]
+    fn load(line: &[f32; LANES]) -> Self {
+        Self(*line)
+    }
+
+    #[inline(always)]
+    fn store(self, line: &mut [f32; LANES]) {
+        *line = self.0;
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn fma(self, factor: Self, term: Self) -> Self {
+        let mut all = term.0;
+        for ((t, a), b) in all.iter_mut().zip(self.0).zip(factor.0) {
+            *t = if FUSED { a.mul_add(b, *t) } else { a * b + *t };
+        }
+        Self(all)
+    }
+
+    #[inline(always)]
+    fn moved_up(self, before: Self, keep: u16) -> Self {
+        let mut all = [0.0; LANES];
+        all[0] = before.0[LANES - 1];
+        all[1..].copy_from_slice(&self.0[..LANES - 1]);
+        Self(kept(all, keep))
+    }
+
+    #[inline(always)]
+    fn moved_down(self, after: Self, keep: u16) -> Self {
+        let mut all = [0.0; LANES];
+        all[..LANES - 1].copy_from_slice(&self.0[1..]);
+        all[LANES - 1] = after.0[0];
+        Self(kept(all, keep))
+    }
+
+    #[inline(always)]
+    fn apart(row: [Self; 4]) -> [Self; 4] {
+        let mut parts = [[0.0; LANES]; 4];
+        for (p, part) in parts.iter_mut().enumerate() {
+            for (i, value) in part.iter_mut().enumerate() {
+                *value = row[i / 4].0[4 * (i % 4) + p];
+            }
+        }
+        parts.map(Self)
+    }
+
+    #[inline(always)]
+    fn together(parts: [Self; 4]) -> [Self; 4] {
+        let mut row = [[0.0; LANES]; 4];
+        for (r, line) in row.iter_mut().enumerate() {
+            for (i, value) in line.iter_mut().enumerate() {
+                *value = parts[i % 4].0[4 * r + i / 4];
+            }
+        }
+        row.map(Self)
+    }
+}
+
+#[inline(always)]
+fn kept(mut all: [f32; LANES], keep: u16) -> [f32; LANES] {
+    if keep != u16::MAX {
+        for (lane, value) in all.iter_mut().enumerate() {
+            if keep >> lane & 1 == 0 {
+                *value = 0.0;
+            }
+        }
+    }
+    all
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use wide::Wide;
+
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    #[allow(clippy::wildcard_imports)] // Every name begins with _mm512.
+    use std::arch::x86_64::*;
+
+    use super::{LANES, Lanes};
+
+    /// One register of AVX-512.
+    #[derive(Debug, Clone, Copy)]
+    pub(in super::super) struct Wide(__m512);
+
+    // SAFETY of all that follows: the instructions are there, as `Lanes` asks of its callers, and references to sixteen
+    // numbers are valid for them.
+    impl Lanes for Wide {
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            Self(unsafe { _mm512_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        fn load(line: &[f32; LANES]) -> Self {
+            Self(unsafe { _mm512_loadu_ps(line.as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn store(self, line: &mut [f32; LANES]) {
+            unsafe { _mm512_storeu_ps(line.as_mut_ptr(), self.0) }
+        }
+
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            Self(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn sub(self, other: Self) -> Self {
+            Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn mul(self, other: Self) -> Self {
+            Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn fma(self, factor: Self, term: Self) -> Self {
+            Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
+        }
+
+        #[inline(always)]
+        fn moved_up(self, before: Self, keep: u16) -> Self {
+            unsafe {
+                let (here, before) = (_mm512_castps_si512(self.0), _mm512_castps_si512(before.0));
+                Self(_mm512_castsi512_ps(_mm512_maskz_alignr_epi32::<15>(keep, here, before)))
+            }
+        }
+
+        #[inline(always)]
+        fn moved_down(self, after: Self, keep: u16) -> Self {
+            unsafe {
+                let (here, after) = (_mm512_castps_si512(self.0), _mm512_castps_si512(after.0));
+                Self(_mm512_castsi512_ps(_mm512_maskz_alignr_epi32::<1>(keep, after, here)))
+            }
+        }
+
+        #[inline(always)]
+        fn apart(row: [Self; 4]) -> [Self; 4] {
+            let [a, b, c, d] = row.map(|v| v.0);
+            unsafe {
+                // Places 4i and 4i + 1 of a pair of registers into the halves of one, then 4i + 2 and 4i + 3.
+                let low =
+                    _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+                let high =
+                    _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
+                let (ab, cd) =
+                    (_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(c, low, d));
+                let (ef, gh) =
+                    (_mm512_permutex2var_ps(a, high, b), _mm512_permutex2var_ps(c, high, d));
+                [
+                    _mm512_shuffle_f32x4::<0b01_00_01_00>(ab, cd),
+                    _mm512_shuffle_f32x4::<0b11_10_11_10>(ab, cd),
+                    _mm512_shuffle_f32x4::<0b01_00_01_00>(ef, gh),
+                    _mm512_shuffle_f32x4::<0b11_10_11_10>(ef, gh),
+                ]
+                .map(Self)
+            }
+        }
+
+        #[inline(always)]
+        fn together(parts: [Self; 4]) -> [Self; 4] {
+            let [a, b, c, d] = parts.map(|v| v.0);
+            unsafe {
+                let halves = |x, y| {
+                    let low =
+                        _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+                    let high = _mm512_setr_epi32(
+                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31,
+                    );
+                    (_mm512_permutex2var_ps(x, low, y), _mm512_permutex2var_ps(x, high, y))
+                };
+                // Pairs of a and b stand beside pairs of c and d.
+                let ((ab, ab_high), (cd, cd_high)) = (halves(a, b), halves(c, d));
+                let quads = |x, y| {
+                    let low =
+                        _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
+                    let high = _mm512_setr_epi32(
+                        8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31,
+                    );
+                    (_mm512_permutex2var_ps(x, low, y), _mm512_permutex2var_ps(x, high, y))
+                };
+                let ((first, second), (third, fourth)) = (quads(ab, cd), quads(ab_high, cd_high));
+                [first, second, third, fourth].map(Self)
+            }
+        }
+
+        #[inline(always)]
+        fn load_some(values: &[f32]) -> Self {
+            let count = values.len().min(LANES);
+            let mask = (u32::MAX >> (32 - count as u32 - 1) >> 1) as u16;
+            Self(unsafe { _mm512_maskz_loadu_ps(mask, values.as_ptr()) })
+        }
+    }
+}
