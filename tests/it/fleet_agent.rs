@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cdal::codec::dicom::encode_mr_series;
 use cdal::durable::{self, sha256_of_file};
@@ -586,10 +586,16 @@ fn kill_at_random(moments: u64, seed: u64) {
     }
     let daemon = site.start(None);
     daemon.dicom();
-    site.wait_for("the last release's end", |status| {
+    let is_over = |status: &Status| {
         matches!(status.phase, Phase::Idle | Phase::RolledBack)
             && status.floor.as_ref().is_some_and(|floor| floor.counter == counter)
-    });
+    };
+    // A step that was held up is tried again after a while that doubles each time.
+    let until = Instant::now() + Duration::from_mins(5);
+    while !is_over(&site.status()) {
+        assert!(Instant::now() < until, "the last release does not end: {}", site.status());
+        std::thread::sleep(Duration::from_millis(100));
+    }
     site.check_delivered();
     let events = site.check_audit();
     println!(
