@@ -74,8 +74,10 @@ fn further_votes_and_steps_cost_not_one_allocation() {
         for votes in [3, 9] {
             case(votes);
         }
-        let (few, before) = (case(3), resident());
-        let many = case(9);
+        // The least of several: what a thread or a channel takes once in a while is not of a step.
+        let least = |votes| (0..5).map(|_| case(votes)).min().expect("there are five");
+        let (few, before) = (least(3), resident());
+        let many = least(9);
         let grown = resident() - before;
         println!("{bundle}: {few} allocations for 3 votes, {many} for 9; memory {grown:+} KiB");
         assert!(few > 0, "the count counts");
