@@ -136,7 +136,7 @@ impl Site {
         Blob { sha256, length: bytes.len() as u64 }
     }
 
-    /// The shipped model as version 1.0.`counter`, changed by `change`, for everybody at once.
+    /// The shipped model as version 2.0.`counter`, changed by `change`, for everybody at once.
     fn release(
         &self,
         counter: u64,
@@ -146,7 +146,9 @@ impl Site {
         let read = |name: &str| (name.to_owned(), fs::read(shipped.join(name)).unwrap());
         let names = ["bundle.toml", "condition.onnx", "denoiser.onnx", "golden.safetensors"];
         let mut parts: BTreeMap<_, _> = names.map(read).into();
-        edit(&mut parts, "version = \"1.0.1\"", &format!("version = \"1.0.{counter}\""));
+        let [own, new] =
+            [shipped(), format!("2.0.{counter}")].map(|version| format!("version = \"{version}\""));
+        edit(&mut parts, &own, &new);
         change(&mut parts);
         let files: BTreeMap<_, _> =
             parts.iter().map(|(name, bytes)| (name.clone(), self.blob(bytes))).collect();
@@ -248,6 +250,13 @@ impl Site {
     }
 }
 
+/// Version of the model that comes along.
+pub fn shipped() -> String {
+    let manifest = fs::read_to_string(root().join("onnx/phantom/bundle.toml")).unwrap();
+    let line = manifest.lines().find_map(|line| line.strip_prefix("version = "));
+    line.unwrap().trim_matches('"').to_owned()
+}
+
 fn hash(bytes: &[u8]) -> String {
     durable::hex(&<sha2::Sha256 as sha2::Digest>::digest(bytes))
 }
@@ -272,7 +281,7 @@ fn a_release_is_taken_tried_and_committed_while_series_come_in() {
     let mut site = Site::new();
     let mut daemon = site.start(None);
     daemon.dicom();
-    assert_eq!(site.serves().as_deref(), Some("1.0.1"));
+    assert_eq!(site.serves().as_deref(), Some(&*shipped()));
     send_until_taken(site.dicom, &site.series());
     site.publish(&site.release(2, |_| ()));
     for _ in 0..3 {
@@ -281,7 +290,7 @@ fn a_release_is_taken_tried_and_committed_while_series_come_in() {
     site.wait_for("the release to be committed", |status| {
         status.last_good.named().is_some_and(|named| named.counter == 2)
     });
-    assert_eq!(site.serves().as_deref(), Some("1.0.2"));
+    assert_eq!(site.serves().as_deref(), Some("2.0.2"));
     // Another version of the same model: only its manifest is new.
     site.publish(&site.release(3, |_| ()));
     site.wait_for("the next one", |status| {
@@ -294,7 +303,7 @@ fn a_release_is_taken_tried_and_committed_while_series_come_in() {
     assert!(daemon.wait().success());
     let daemon = site.start(None);
     daemon.dicom();
-    assert_eq!(site.serves().as_deref(), Some("1.0.3"), "as its own after a restart");
+    assert_eq!(site.serves().as_deref(), Some("2.0.3"), "as its own after a restart");
     assert_eq!(fs::read_dir(site.path("fleet/bundles")).unwrap().count(), 1, "orphans are gone");
 }
 
@@ -339,7 +348,7 @@ fn what_is_signed_and_bad_is_left_by_itself() {
         let given_up = status.given_up.iter().find(|g| g.counter == release.counter).unwrap();
         assert!(given_up.reason.contains(words), "{words}: {}", given_up.reason);
         assert_eq!(status.last_good, Content::Own);
-        assert_eq!(site.serves().as_deref(), Some("1.0.1"));
+        assert_eq!(site.serves().as_deref(), Some(&*shipped()));
     }
     assert!(!site.check_audit().contains(&"release_on_trial".to_owned()));
 }
@@ -383,7 +392,7 @@ fn a_model_that_is_far_slower_is_left() {
     let reason = &status.given_up[0].reason;
     assert!(reason.contains("more than 4 times the"), "its masks are the same: {reason}");
     println!("{reason}");
-    assert_eq!(site.serves().as_deref(), Some("1.0.1"));
+    assert_eq!(site.serves().as_deref(), Some(&*shipped()));
 }
 
 #[test]
@@ -399,13 +408,15 @@ fn a_model_that_fails_its_jobs_on_trial_is_rolled_back_and_nothing_is_lost() {
     release.probation.healthy = Duration::from_hours(1);
     site.publish(&release);
     site.wait_for("the trial", |status| status.phase == Phase::Trial);
-    wait_for("the candidate to serve", || site.serves().filter(|version| version == "1.0.2"));
+    wait_for("the candidate to serve", || site.serves().filter(|version| version == "2.0.2"));
     let words = site.status().waits_for.unwrap();
     assert!(words.contains("of 1h in good health"), "{words}");
     send_until_taken(site.dicom, &site.series());
     let status = site.wait_for("the way back", |status| status.phase == Phase::RolledBack);
     assert!(status.given_up[0].reason.contains("1 jobs failed on trial"), "{status:?}");
-    wait_for("the last good model to serve", || site.serves().filter(|version| version == "1.0.1"));
+    wait_for("the last good model to serve", || {
+        site.serves().filter(|version| *version == shipped())
+    });
     // The refused job waits for a person, who tries it again on the sound model.
     let failed = site.desk().jobs(&[JobState::Failed]).unwrap();
     assert_eq!(failed.len(), 1);
@@ -430,7 +441,7 @@ fn a_candidate_that_ends_the_process_is_left_after_its_starts() {
     let status = site.status();
     assert_eq!((status.phase, status.last_good), (Phase::RolledBack, Content::Own));
     assert!(status.given_up[0].reason.contains("ended 3 times on trial"));
-    assert_eq!(site.serves().as_deref(), Some("1.0.1"));
+    assert_eq!(site.serves().as_deref(), Some(&*shipped()));
 }
 
 #[test]
@@ -459,7 +470,7 @@ fn what_is_not_for_this_device_changes_nothing_and_is_told_in_one_line() {
         durable::write_whole(&site.path("repository/newest"), trouble.as_bytes()).unwrap();
         site.wait_for(words, |status| status.to_string().contains(words));
     }
-    assert_eq!(site.serves().as_deref(), Some("1.0.1"), "it runs on");
+    assert_eq!(site.serves().as_deref(), Some(&*shipped()), "it runs on");
     assert!(site.check_audit().is_empty());
 }
 
@@ -477,7 +488,7 @@ fn without_anything_to_load_images_are_kept_until_a_release_mends_it() {
     assert_eq!(site.desk().jobs(&[JobState::Ready]).unwrap().len(), 1);
     site.publish(&site.release(2, |_| ()));
     site.wait_for("the release", |status| status.phase == Phase::Idle);
-    assert_eq!(site.serves().as_deref(), Some("1.0.2"));
+    assert_eq!(site.serves().as_deref(), Some("2.0.2"));
     site.check_delivered();
 }
 
@@ -532,7 +543,7 @@ fn killed_at_every_arrow_the_device_comes_to_the_release() {
     let daemon = site.start(None);
     daemon.dicom();
     send_until_taken(site.dicom, &sent);
-    assert_eq!(site.serves().as_deref(), Some("1.0.2"));
+    assert_eq!(site.serves().as_deref(), Some("2.0.2"));
     site.check_delivered();
     let each = ["release_accepted", "release_on_trial", "release_committed"];
     assert_eq!(site.check_audit(), each);

@@ -14,6 +14,7 @@ use cdal::fleet::repository::{Draft, Key, Keyring, Repository, Roles, State, Val
 use cdal::fleet::trust::{Checked, Device, Floors, Source, Trust, TrustError};
 use cdal::fleet::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};
 
+use crate::fleet_agent::shipped;
 use crate::project::root;
 use crate::support::process::{Process, free_port};
 use crate::support::wait_for;
@@ -671,9 +672,9 @@ fn a_daemon_follows_its_repository_over_http_and_keeps_serving_under_attack() {
     copy(&root().join("onnx/phantom"), &at("phantom"));
     let manifest = fs::read_to_string(at("phantom/bundle.toml")).unwrap();
     let release = |version: &str| {
-        let old = "version = \"1.0.1\"";
-        assert!(manifest.contains(old));
-        let new = manifest.replace(old, &format!("version = \"{version}\""));
+        let old = format!("version = \"{}\"", shipped());
+        assert!(manifest.contains(&old));
+        let new = manifest.replace(&old, &format!("version = \"{version}\""));
         fs::write(at("phantom/bundle.toml"), new).unwrap();
         let lines = format!(
             "name = \"{version}\"\ncdal = \">=0.1\"\nhardware = [\"cpu\"]\ngroups = [\"ward\"]\ndevices = [\"device.toml\"]\n\
