@@ -142,8 +142,8 @@ impl Site {
         counter: u64,
         change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>),
     ) -> Release {
-        let shipped = root().join("onnx/phantom");
-        let read = |name: &str| (name.to_owned(), fs::read(shipped.join(name)).unwrap());
+        let folder = root().join("onnx/phantom");
+        let read = |name: &str| (name.to_owned(), fs::read(folder.join(name)).unwrap());
         let names = ["bundle.toml", "condition.onnx", "denoiser.onnx", "golden.safetensors"];
         let mut parts: BTreeMap<_, _> = names.map(read).into();
         let [own, new] =
