@@ -27,7 +27,7 @@ use crate::support::chaos::{Dice, send_until_taken};
 use crate::support::dicom::files;
 use crate::support::http::get;
 use crate::support::process::{Process, free_port, peer};
-use crate::support::wait_for;
+use crate::support::{PATIENCE, wait_for};
 
 const ORDER: &str = "CDAL_IT_FLEET";
 const FAILPOINT: &str = "CDAL_FAILPOINT";
@@ -228,11 +228,21 @@ impl Site {
     /// Every series that was acknowledged is segmented and delivered.
     fn check_delivered(&self) {
         let desk = self.desk();
-        wait_for("every series to be delivered", || {
+        let mut least = u64::MAX;
+        let mut since = Instant::now();
+        loop {
             let count = desk.count().unwrap();
             let open = count.received + count.ready + count.running + count.pending_deliveries;
-            (open == 0).then_some(())
-        });
+            if open == 0 {
+                break;
+            }
+            // Kills leave work behind. It may take its time as long as it grows less.
+            if open < least {
+                (least, since) = (open, Instant::now());
+            }
+            assert!(since.elapsed() < PATIENCE, "nothing gets done any more: {count:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
         assert_eq!(desk.jobs(&[JobState::Done]).unwrap().len() as u64, self.series);
         assert_eq!(files(&self.path("out")).len() as u64, self.series);
     }

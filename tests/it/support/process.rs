@@ -2,11 +2,16 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
 use super::{PATIENCE, wait_for};
+
+/// Ports for listeners that have to be told theirs beforehand.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// A child process that ends with its test.
 pub struct Process {
@@ -68,10 +73,19 @@ impl Drop for Process {
     }
 }
 
-/// A port nobody listens on. Another process may take it before its user does, though the kernel hands out
-/// ports in a circle.
+/// A port nobody listens on, from below those that the kernel hands out itself: no connection out and no listener on
+/// port 0 can take it before its user does, and no second call returns it.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(97);
+    for _ in 0..PORTS.len() {
+        let step = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(step % u32::try_from(PORTS.len()).unwrap()).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("every port of {PORTS:?} is taken")
 }
 
 fn wait_for_port(port: u16) {
