@@ -5,7 +5,7 @@
 //!   foretold; so the last layer is enlarged and the first ones that see the noise are reduced, until samples agree as those
 //!   of a trained network do. The share of pixels in which they do is printed;
 //! * hippocampus preset with the weights of `onnx/hippocampus`, 5 votes, on an MR where `CDAL_BENCH_MR` names one (DICOM
-//!   folder or NIfTI), on a phantom of 36 slices otherwise.
+//!   folder or NIfTI), on a phantom otherwise, which is not deeper than one window.
 //!
 //! Each rule of ending takes turns with the literal procedure in one run, and the medians' ratio is what counts, since the
 //! machine may be shared. `CDAL_BENCH_ROUNDS` and `CDAL_BENCH_PRESET` change how much is measured.

@@ -58,8 +58,9 @@ def main() -> int:
     initial.add_argument("--scale", action="append", default=[], metavar="KEY=FACTOR", help="enlarge one of the tensors; repeatable")
     initial.add_argument("--out", required=True, type=Path, help="a .safetensors file")
 
-    quantize = commands.add_parser("quantize", help="copy a bundle with an int8 denoiser beside the canonical one")
+    quantize = commands.add_parser("quantize", help="copy a bundle with a denoiser of lower precision beside the canonical one")
     quantize.add_argument("--bundle", required=True, type=Path)
+    quantize.add_argument("--precision", choices=("int8", "fp16"), default="int8", help="fp16 is for GPUs")
     quantize.add_argument("--crops", required=True, type=Path,
                           help="calibration images as the network sees them, from `cdal bundle crops`")
     quantize.add_argument("--votes", type=int, help="of the masks that are compared; default: the bundle's")
@@ -154,7 +155,7 @@ def _quantize(a: argparse.Namespace) -> int:
     crops = load_file(a.crops)
     if "image" not in crops:
         raise Refused(f"{a.crops}: holds no tensor `image`; make it with `cdal bundle crops`")
-    dice = variants.write(a.bundle, crops["image"], a.votes, a.least_dice, a.out)
+    dice = variants.write(a.bundle, a.precision, crops["image"], a.votes, a.least_dice, a.out)
     print(f"{a.out}: Dice {dice:.4f} with float32's masks on {len(crops['image'])} images")
     return 0
 

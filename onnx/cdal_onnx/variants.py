@@ -14,22 +14,20 @@ import numpy as np
 import onnx
 from safetensors.numpy import load_file
 
-from . import quantize
+from . import half, quantize
 from .errors import Refused
 from .schedule import schedule
 
-FILE = "denoiser.int8.onnx"
 
-
-def write(bundle: Path, images: np.ndarray, votes: int | None, least_dice: float, out: Path) -> float:
-    """Copies `bundle` to `out`, which must not exist, with an int8 denoiser calibrated on half of `images` [N, C, H, W] at
-    least. Returns the least Dice of a label over all of them."""
+def write(bundle: Path, precision: str, images: np.ndarray, votes: int | None, least_dice: float, out: Path) -> float:
+    """Copies `bundle` to `out`, which must not exist, with a denoiser in `precision`; int8 is calibrated on half of `images`
+    [N, C, H, W] at least. Returns the least Dice of a label over all of them."""
     if out.exists():
         raise Refused(f"{out}: already exists; choose another folder or remove it")
     text = (bundle / "bundle.toml").read_text()
     manifest = tomllib.loads(text)
-    if manifest.get("variants"):
-        raise Refused(f"{bundle}: has variants already; start from the bundle without them")
+    if any(variant["precision"] == precision for variant in manifest.get("variants", [])):
+        raise Refused(f"{bundle}: has a denoiser in {precision} already; start from the bundle without it")
     if images.ndim != 4 or list(images.shape[1:]) != [manifest["input"]["channels"], *manifest["input"]["size"]]:
         raise Refused(f"the images are {list(images.shape)}, the bundle takes [N, {manifest['input']['channels']}, "
                       f"{', '.join(map(str, manifest['input']['size']))}]; make them with this bundle")
@@ -37,12 +35,17 @@ def write(bundle: Path, images: np.ndarray, votes: int | None, least_dice: float
     golden = load_file(bundle / manifest["golden"]["file"])
     canonical = Sampler(manifest, graphs["condition"], graphs["denoiser"])
 
-    feeds: list[quantize.Feed] = []
-    # The golden case is part of it, since the variant must reproduce it too.
-    canonical.mean(golden["image"], golden["x_init"], golden["z"], golden["noise"], feeds)
-    for number, image in enumerate(images[::2]):
-        canonical.drawn(image[None], 1, number, feeds)
-    variant = quantize.int8(onnx.load_from_string(graphs["denoiser"]), feeds).SerializeToString(deterministic=True)
+    model = onnx.load_from_string(graphs["denoiser"])
+    if precision == "fp16":
+        model = half.fp16(model)
+    else:
+        feeds: list[quantize.Feed] = []
+        # The golden case is part of it, since the variant must reproduce it too.
+        canonical.mean(golden["image"], golden["x_init"], golden["z"], golden["noise"], feeds)
+        for number, image in enumerate(images[::2]):
+            canonical.drawn(image[None], 1, number, feeds)
+        model = quantize.int8(model, feeds)
+    variant = model.SerializeToString(deterministic=True)
     quick = Sampler(manifest, graphs["condition"], variant)
     count = votes or manifest["votes"]
     masks = [[sampler.mask(sampler.drawn(image[None], count, number)) for number, image in enumerate(images)]
@@ -53,10 +56,11 @@ def write(bundle: Path, images: np.ndarray, votes: int | None, least_dice: float
                       "may calibrate better, or --least-dice lower what is asked")
     found = quick.mean(golden["image"], golden["x_init"], golden["z"], golden["noise"])
     rms = float(np.sqrt(np.square(found - golden["mean"]).mean()))
+    name = f"denoiser.{precision}.onnx"
     text += f"""
 [[variants]]
-precision = "int8"
-denoiser = {{ file = "{FILE}", sha256 = "{hashlib.sha256(variant).hexdigest()}" }}
+precision = "{precision}"
+denoiser = {{ file = "{name}", sha256 = "{hashlib.sha256(variant).hexdigest()}" }}
 dice = {dice:.6f}
 least_dice = {least_dice}
 cases = {len(images)}
@@ -66,7 +70,7 @@ golden_rms = {rms:.6f}
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=".bundle-"))
     try:
         shutil.copytree(bundle, scratch, dirs_exist_ok=True)
-        (scratch / FILE).write_bytes(variant)
+        (scratch / name).write_bytes(variant)
         (scratch / "bundle.toml").write_text(text)
         scratch.chmod(0o755)
         os.replace(scratch, out)

@@ -1,147 +1,216 @@
 //! Inputs and output of the denoiser, bound to its session once for each batch shape and used for every step.
+//!
+//! On the CPU the session computes on these values in place. On a GPU each has a twin in the device's memory, to which it is
+//! copied; the twins' addresses never change, so that the whole step can be recorded once and replayed (CUDA graphs).
 
-use std::ptr;
+use std::{fmt::Debug, ptr};
 
-use ndarray::{ArrayView2, ArrayView4, ArrayViewMut2, ArrayViewMut4};
+use ndarray::{ArrayView, ArrayView2, ArrayView4, ArrayViewMut, ArrayViewMut4, Axis, Dimension};
 use ort::{
     AsPointer, Error, Result,
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
-    session::{IoBinding, Session},
-    value::Tensor,
+    session::{IoBinding, NoSelectedOutputs, RunOptions, Session},
+    value::{PrimitiveTensorElementType, Tensor},
 };
 
 use super::{Interface, Provider};
 
-/// Where values wait on their way to the device and back. The CPU computes on them in place; a GPU copies what is bound
-/// to it once, at the binding, by its own engine, for which the memory is pinned.
+/// Steps that are recorded at most, each for a batch shape. A recording stays until its session ends.
+const RECORDINGS: usize = 64;
+
+/// Where values are held.
 #[derive(Debug)]
 pub(super) struct Staging {
-    inputs: Allocator,
-    outputs: Allocator,
-    is_in_place: bool,
+    host: Allocator,
+    /// Memory of the GPU.
+    device: Option<Allocator>,
+    /// Steps that may still be recorded.
+    recordings: usize,
 }
 
 impl Staging {
     pub fn new(session: &Session, provider: Provider, device: i32) -> Result<Self> {
-        if provider == Provider::Cpu {
-            let [inputs, outputs] = [Allocator::default(), Allocator::default()];
-            return Ok(Self { inputs, outputs, is_in_place: true });
-        }
-        let pinned = |kind| {
-            let place = AllocationDevice::CUDA_PINNED;
+        let (kind, place) = (MemoryType::Default, AllocationDevice::CUDA);
+        let gpu = || {
             Allocator::new(session, MemoryInfo::new(place, device, AllocatorType::Device, kind)?)
         };
-        let (inputs, outputs) = (pinned(MemoryType::CPUInput)?, pinned(MemoryType::CPUOutput)?);
-        Ok(Self { inputs, outputs, is_in_place: false })
+        let device = (provider != Provider::Cpu).then(gpu).transpose()?;
+        Ok(Self { host: Allocator::default(), device, recordings: RECORDINGS })
+    }
+
+    /// As on a GPU whose memory is this machine's.
+    #[cfg(test)]
+    pub fn twinned() -> Self {
+        let (host, device) = (Allocator::default(), Some(Allocator::default()));
+        Self { host, device, recordings: 1 }
+    }
+
+    /// Whether the session computes in the program's own memory.
+    pub fn is_in_place(&self) -> bool {
+        self.device.is_none()
+    }
+
+    /// The size of the buffers for a batch: a GPU meets few sizes, since each costs it a search for kernels and a recording.
+    pub fn room(&self, batch: usize) -> usize {
+        if self.device.is_some() { batch.next_power_of_two() } else { batch }
     }
 
     /// Condition features of `count` images.
     pub fn guide(&self, interface: Interface, count: usize) -> Result<Guide> {
         let [_, h, w] = interface.image;
-        let features = Tensor::new(&self.inputs, [count, interface.features, h, w])?;
-        Ok(Guide { features, count, revision: 0 })
+        Ok(Guide { features: self.place([count, interface.features, h, w])? })
+    }
+
+    fn place<T, const N: usize>(&self, shape: [usize; N]) -> Result<Place<T>>
+    where
+        T: PrimitiveTensorElementType + Debug + Default + Clone,
+    {
+        let mut host = Tensor::new(&self.host, shape)?;
+        host.extract_tensor_mut().1.fill(T::default());
+        let twin = self.device.as_ref().map(|device| Tensor::new(device, shape)).transpose()?;
+        Ok(Place { host, twin })
+    }
+
+    /// Options of a run: the number under which it is recorded, -1 for none.
+    fn recording(&mut self) -> Result<Option<RunOptions<NoSelectedOutputs>>> {
+        if self.device.is_none() {
+            return Ok(None);
+        }
+        let number = if self.recordings > 0 { self.recordings.to_string() } else { "-1".into() };
+        self.recordings = self.recordings.saturating_sub(1);
+        let mut options = RunOptions::new()?;
+        options.set("gpu_graph_id", number)?;
+        Ok(Some(options))
+    }
+}
+
+/// A tensor that the program reads and writes, and its twin on the device, if that has memory of its own.
+#[derive(Debug)]
+struct Place<T: PrimitiveTensorElementType + Debug> {
+    host: Tensor<T>,
+    twin: Option<Tensor<T>>,
+}
+
+impl<T: PrimitiveTensorElementType + Debug> Place<T> {
+    fn values(&self) -> &[T] {
+        self.host.extract_tensor().1
+    }
+
+    fn values_mut(&mut self) -> &mut [T] {
+        self.host.extract_tensor_mut().1
+    }
+
+    /// What the session reads and writes.
+    fn bound(&mut self) -> &mut Tensor<T> {
+        self.twin.as_mut().unwrap_or(&mut self.host)
+    }
+
+    fn send(&mut self) -> Result<()> {
+        self.twin.as_mut().map_or(Ok(()), |twin| self.host.copy_into(twin))
+    }
+
+    fn fetch(&mut self) -> Result<()> {
+        self.twin.as_ref().map_or(Ok(()), |twin| twin.copy_into(&mut self.host))
     }
 }
 
 /// Condition features [1 or B, nf, H, W] that the steps of a batch share.
 #[derive(Debug)]
 pub(super) struct Guide {
-    features: Tensor<f32>,
-    pub count: usize,
-    /// Counts the times that they were set: what lies on a device is of one revision.
-    revision: u64,
+    features: Place<f32>,
 }
 
 impl Guide {
     /// Takes `features[rows[i]]` for entry i.
-    pub fn set(&mut self, features: ArrayView4<'_, f32>, rows: &[usize]) {
-        let (_, nf, h, w) = features.dim();
-        let (_, values) = self.features.extract_tensor_mut();
-        let mut own = ArrayViewMut4::from_shape((self.count, nf, h, w), values)
-            .expect("features have the shape of the interface");
-        for (mut own, &row) in own.outer_iter_mut().zip(rows) {
-            own.assign(&features.index_axis(ndarray::Axis(0), row));
+    pub fn set(&mut self, features: ArrayView4<'_, f32>, rows: &[usize]) -> Result<()> {
+        let each = features.len() / features.dim().0;
+        for (own, &row) in self.features.values_mut().chunks_exact_mut(each).zip(rows) {
+            take(own, &features.index_axis(Axis(0), row));
         }
-        self.revision += 1;
+        self.features.send()
     }
 }
 
 /// The denoiser's inputs and output for batches of one size.
-#[derive(Debug)]
 pub(super) struct Bound {
-    pub batch: usize,
+    /// Entries that there is room for.
+    pub room: usize,
     /// Features of its own, where every entry has others; else all batches share the features of one image.
     pub guide: Option<Guide>,
     binding: IoBinding,
-    x: Tensor<f32>,
-    t: Tensor<i64>,
-    z: Tensor<f32>,
-    x0: Tensor<f32>,
-    is_in_place: bool,
-    /// Of the features that are bound.
-    revision: Option<u64>,
+    options: Option<RunOptions<NoSelectedOutputs>>,
+    x: Place<f32>,
+    t: Place<i64>,
+    z: Place<f32>,
+    x0: Place<f32>,
+}
+
+impl Debug for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bound").field("room", &self.room).finish_non_exhaustive()
+    }
 }
 
 impl Bound {
+    /// `shared`: the features of one image, where each entry has none of its own.
     pub fn new(
         session: &Session,
-        staging: &Staging,
+        staging: &mut Staging,
         interface: Interface,
-        batch: usize,
-        has_guide: bool,
+        room: usize,
+        shared: Option<&mut Guide>,
     ) -> Result<Self> {
-        let Staging { inputs, outputs, is_in_place } = staging;
         let [l, h, w] = interface.label();
-        let x = Tensor::new(inputs, [batch, l, h, w])?;
-        let t = Tensor::new(inputs, [batch])?;
-        let z = Tensor::new(inputs, [batch, interface.latent])?;
-        let mut x0 = Tensor::new(outputs, [batch, l, h, w])?;
+        let mut x = staging.place([room, l, h, w])?;
+        let mut t = staging.place([room])?;
+        let mut z = staging.place([room, interface.latent])?;
+        let mut x0 = staging.place([room, l, h, w])?;
+        let mut own = if shared.is_none() { Some(staging.guide(interface, room)?) } else { None };
+        let guide = shared.or(own.as_mut()).expect("it is its own or shared");
         let mut binding = session.create_binding()?;
-        binding.bind_input("x", &x)?;
-        binding.bind_input("t", &t)?;
-        binding.bind_input("z", &z)?;
-        binding.bind_output("x0", &mut x0)?;
-        let guide = has_guide.then(|| staging.guide(interface, batch)).transpose()?;
-        Ok(Self { batch, guide, binding, x, t, z, x0, is_in_place: *is_in_place, revision: None })
+        binding.bind_input("x", x.bound())?;
+        binding.bind_input("t", t.bound())?;
+        binding.bind_input("z", z.bound())?;
+        binding.bind_input("condition", guide.features.bound())?;
+        binding.bind_output("x0", x0.bound())?;
+        let options = staging.recording()?;
+        Ok(Self { room, guide: own, binding, options, x, t, z, x0 })
     }
 
-    /// One step: x_0 [B, L, H, W] from x, the time-step, the latents and the features, its own or those of `shared`. Tells
-    /// whether all of it is finite.
+    /// One step: x_0 [B, L, H, W] from x, the time-step, the latents and the features. Tells whether all of it is finite.
     pub fn run(
         &mut self,
         session: &mut Session,
         step: usize,
         x: ArrayView4<'_, f32>,
         z: ArrayView2<'_, f32>,
-        shared: &Guide,
         mut x0: ArrayViewMut4<'_, f32>,
     ) -> Result<bool> {
-        let fits = "batches have the size they are bound for";
-        let own = self.x.extract_tensor_mut().1;
-        ArrayViewMut4::from_shape(x.dim(), own).expect(fits).assign(&x);
-        let own = self.z.extract_tensor_mut().1;
-        ArrayViewMut2::from_shape(z.dim(), own).expect(fits).assign(&z);
-        self.t.extract_tensor_mut().1.fill(step as i64);
-        let guide = self.guide.as_ref().unwrap_or(shared);
-        // In place, the tensor is bound for good; on a device, so is a copy of what it held.
-        if self.revision.is_none_or(|bound| bound != guide.revision && !self.is_in_place) {
-            self.binding.bind_input("condition", &guide.features)?;
-        }
-        self.revision = Some(guide.revision);
-        if !self.is_in_place {
-            self.binding.bind_input("x", &self.x)?;
-            self.binding.bind_input("t", &self.t)?;
-            self.binding.bind_input("z", &self.z)?;
-        }
-        // SAFETY: session and binding are alive and nobody else's; the binding keeps the inputs, `self` the output.
+        take(self.x.values_mut(), &x);
+        take(self.z.values_mut(), &z);
+        self.t.values_mut().fill(step as i64);
+        self.x.send()?;
+        self.t.send()?;
+        self.z.send()?;
+        let options = self.options.as_ref().map_or(ptr::null(), AsPointer::ptr);
+        // SAFETY: session, options and binding are alive and nobody else's; the binding keeps the inputs, `self` the output.
         // `Session::run_binding` would do but for wrapping the output anew each time, on the heap.
         unsafe {
             let session = session.ptr().cast_mut();
-            let status = (ort::api().RunWithBinding)(session, ptr::null(), self.binding.ptr());
+            let status = (ort::api().RunWithBinding)(session, options, self.binding.ptr());
             Error::result_from_status(status)?;
         }
-        let values = self.x0.extract_tensor().1;
-        x0.assign(&ArrayView4::from_shape(x.dim(), values).expect(fits));
+        self.x0.fetch()?;
+        // Beyond the batch lies what nobody asked for.
+        let values = &self.x0.values()[..x0.len()];
+        x0.assign(&ArrayView4::from_shape(x.dim(), values).expect("x0 has the shape of x"));
         Ok(values.iter().all(|value| value.is_finite()))
     }
+}
+
+/// Puts `values` in front.
+fn take<D: Dimension>(own: &mut [f32], values: &ArrayView<'_, f32, D>) {
+    ArrayViewMut::from_shape(values.raw_dim(), &mut own[..values.len()])
+        .expect("as many as there are values")
+        .assign(values);
 }

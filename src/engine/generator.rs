@@ -4,18 +4,23 @@ use ndarray::{Array1, Array2, Array4, ArrayView2, ArrayView4, ArrayViewMut4};
 use ort::{session::Session, value::TensorRef};
 
 use super::{
-    EngineError, Engines, Options, Runtime,
+    EngineError, Engines, Options, Provider, Runtime,
     bound::{Bound, Guide, Staging},
     session::{Making, expect},
 };
 use crate::domain::Precision;
 
-/// Pixels of x that one call of the denoiser takes at most: enough to keep every core busy, little enough
+/// Pixels of x that one call of the denoiser takes at most on the CPU: enough to keep every core busy, little enough
 /// that activations stay near the cache.
-pub const BATCH_PIXELS: usize = 32 * 1024;
+const BATCH_PIXELS: usize = 32 * 1024;
 
-/// Batch shapes that keep their buffers; the one that was used longest ago gives way. Early endings come by many.
-const SHAPES: usize = 8;
+/// The same on a GPU, 32 samples of 256 x 256, and the most samples of smaller ones; fewer may be found to be enough.
+const GPU_BATCH_PIXELS: usize = 2 * 1024 * 1024;
+const GPU_BATCH: usize = 256;
+
+/// Batch shapes that keep their buffers; the one that was used longest ago gives way. Early endings come by many on the CPU;
+/// a GPU meets powers of two.
+const SHAPES: usize = 16;
 
 /// The two graphs of a generator, as bytes whose digest the caller has checked.
 #[derive(Debug, Clone)]
@@ -48,25 +53,31 @@ impl Interface {
 
     /// Samples that one call of the denoiser takes at most.
     #[must_use]
-    pub fn batch(&self) -> usize {
-        (BATCH_PIXELS / (self.image[1] * self.image[2])).max(1)
+    pub fn batch(&self, provider: Provider) -> usize {
+        let pixels = self.image[1] * self.image[2];
+        match provider {
+            Provider::Cpu => (BATCH_PIXELS / pixels).max(1),
+            Provider::Cuda | Provider::TensorRt => (GPU_BATCH_PIXELS / pixels).clamp(1, GPU_BATCH),
+        }
     }
 }
 
 /// A generator split into condition encoder and denoiser, each a session of ONNX Runtime.
 #[derive(Debug)]
 pub struct Generator {
-    condition: Session,
-    denoiser: Session,
-    interface: Interface,
-    precision: Precision,
-    staging: Staging,
-    /// Features of the one image that a batch is about.
-    shared: Guide,
-    /// Images that the next batch is about: all its entries have one, or each its own.
-    guides: usize,
+    // Buffers go before the session whose memory they are.
     /// The last one was used last.
     bound: Vec<Bound>,
+    /// Features of the one image that a batch is about.
+    shared: Guide,
+    staging: Staging,
+    /// Images that the next batch is about: all its entries have one, or each its own.
+    guides: usize,
+    batch: usize,
+    interface: Interface,
+    precision: Precision,
+    condition: Session,
+    denoiser: Session,
 }
 
 impl Generator {
@@ -89,7 +100,7 @@ impl Generator {
         interface: Interface,
     ) -> Result<Self, EngineError> {
         let Interface { image: [c, h, w], features, latent, .. } = interface;
-        let ([l, ..], most) = (interface.label(), interface.batch());
+        let ([l, ..], most) = (interface.label(), interface.batch(making.options.provider));
         let image: [(&str, &[usize]); 1] = [("image", &[c, h, w])];
         let condition = making.session("condition", &graphs.condition, &image, most)?;
         expect("condition", condition.inputs(), &image)?;
@@ -97,6 +108,7 @@ impl Generator {
 
         let inputs: [(&str, &[usize]); 4] =
             [("x", &[l, h, w]), ("t", &[]), ("condition", &[features, h, w]), ("z", &[latent])];
+        let making = Making { is_recorded: true, ..making };
         let denoiser = making.session("denoiser", &graphs.denoiser, &inputs, most)?;
         expect("denoiser", denoiser.inputs(), &inputs)?;
         expect("denoiser", denoiser.outputs(), &[("x0", &[l, h, w])])?;
@@ -109,7 +121,17 @@ impl Generator {
         let (staging, shared) = buffers().map_err(failed("denoiser"))?;
         let bound = Vec::with_capacity(SHAPES);
         let precision = graphs.precision;
-        Ok(Self { condition, denoiser, interface, precision, staging, shared, guides: 1, bound })
+        Ok(Self {
+            bound,
+            shared,
+            staging,
+            guides: 1,
+            batch: most,
+            interface,
+            precision,
+            condition,
+            denoiser,
+        })
     }
 
     /// One step on zeros, then what the sessions recorded of their nodes: the files that they wrote, by graph.
@@ -130,6 +152,25 @@ impl Generator {
     #[must_use]
     pub fn interface(&self) -> Interface {
         self.interface
+    }
+
+    /// Samples that one call of [`Generator::denoise`] should take: at first as many as it may.
+    #[must_use]
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Samples that it should take at least, where there are more to draw: with fewer, cores are idle; a GPU, which takes
+    /// nearly as long for half a batch as for a whole one, sooner.
+    #[must_use]
+    pub fn least_batch(&self) -> usize {
+        let parts = if self.staging.is_in_place() { 8 } else { 2 };
+        (self.batch / parts).max(1)
+    }
+
+    /// Another number, which measuring found to be better.
+    pub fn set_batch(&mut self, batch: usize) {
+        self.batch = batch.max(1);
     }
 
     #[must_use]
@@ -163,13 +204,12 @@ impl Generator {
     ) -> Result<(), EngineError> {
         if rows.iter().all(|&row| row == rows[0]) {
             self.guides = 1;
-            self.shared.set(features, &rows[..1]);
-            return Ok(());
+            return self.shared.set(features, &rows[..1]).map_err(failed("denoiser"));
         }
         self.guides = rows.len();
         let guide = &mut self.bound(rows.len())?.guide;
-        guide.as_mut().expect("each entry has its own image").set(features, rows);
-        Ok(())
+        let guide = guide.as_mut().expect("each entry has its own image");
+        guide.set(features, rows).map_err(failed("denoiser"))
     }
 
     /// x_0 [B, L, H, W] from x [B, L, H, W] at time-step `step` and latents `z` [B, nz], for the images of
@@ -188,7 +228,7 @@ impl Generator {
         assert!(self.guides == 1 || self.guides == batch, "a batch has the size of its guide");
         self.bound(batch)?;
         let bound = self.bound.last_mut().expect("it was just found");
-        match bound.run(&mut self.denoiser, step, x, z, &self.shared, x0) {
+        match bound.run(&mut self.denoiser, step, x, z, x0) {
             Ok(true) => Ok(()),
             Ok(false) => Err(EngineError::NotFinite { graph: "denoiser" }),
             Err(error) => Err(failed("denoiser")(error)),
@@ -197,15 +237,16 @@ impl Generator {
 
     /// The buffers for batches of this size, which become the last ones used.
     fn bound(&mut self, batch: usize) -> Result<&mut Bound, EngineError> {
-        let has_guide = self.guides > 1;
-        let fits = |bound: &Bound| bound.batch == batch && bound.guide.is_some() == has_guide;
+        let (room, has_guide) = (self.staging.room(batch), self.guides > 1);
+        let fits = |bound: &Bound| bound.room == room && bound.guide.is_some() == has_guide;
         let bound = if let Some(index) = self.bound.iter().position(fits) {
             self.bound.remove(index)
         } else {
             if self.bound.len() == SHAPES {
                 self.bound.remove(0);
             }
-            Bound::new(&self.denoiser, &self.staging, self.interface, batch, has_guide)
+            let shared = (!has_guide).then_some(&mut self.shared);
+            Bound::new(&self.denoiser, &mut self.staging, self.interface, room, shared)
                 .map_err(failed("denoiser"))?
         };
         self.bound.push(bound);
@@ -300,5 +341,65 @@ fn finite(
         Ok(array)
     } else {
         Err(EngineError::NotFinite { graph })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{ArrayD, Axis, s};
+
+    use super::*;
+    use crate::engine::Purpose;
+
+    /// Numbers between -1 and 1 that look random.
+    fn numbers(shape: &[usize], seed: usize) -> ArrayD<f32> {
+        let mut at = seed;
+        ArrayD::from_shape_simple_fn(shape, || {
+            at += 1;
+            ((at * at) as f32).sin()
+        })
+    }
+
+    #[test]
+    fn values_with_twins_on_a_device_give_the_same_bits_in_batches_of_any_size() {
+        let runtime = Runtime::load(Purpose::Inference, None).expect("run `make runtime`");
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/phantom");
+        let [condition, denoiser] = ["condition.onnx", "denoiser.onnx"]
+            .map(|name| std::fs::read(folder.join(name)).unwrap());
+        let graphs = Graphs { condition, denoiser, precision: Precision::Fp32 };
+        let interface =
+            Interface { image: [1, 48, 48], label_channels: 3, features: 32, latent: 32 };
+        let load = || Generator::load(&runtime, &graphs, interface, &Options::default()).unwrap();
+        let (mut plain, mut twinned) = (load(), load());
+        twinned.staging = Staging::twinned();
+        twinned.shared = twinned.staging.guide(interface, 1).unwrap();
+
+        let images = numbers(&[4, 1, 48, 48], 1).into_dimensionality().unwrap();
+        let features = plain.condition(images.view()).unwrap();
+        let x = numbers(&[5, 3, 48, 48], 2).into_dimensionality::<ndarray::Ix4>().unwrap();
+        let z = numbers(&[5, 32], 3).into_dimensionality::<ndarray::Ix2>().unwrap();
+        // One image for all, then images of their own; sizes with room to spare and without; back to one that was seen.
+        let batches: [&[usize]; 6] =
+            [&[0], &[2; 5], &[0, 3, 1], &[1; 4], &[3, 2, 1, 0, 1], &[0, 1, 1]];
+        for rows in batches {
+            let size = rows.len();
+            let of = |generator: &mut Generator| {
+                let (x, z) = (x.slice(s![..size, .., .., ..]), z.slice(s![..size, ..]));
+                let mut x0 = Array4::zeros(x.dim());
+                generator.guide(features.view(), rows).unwrap();
+                for step in [1, 0] {
+                    generator.denoise(step, x, z, x0.view_mut()).unwrap();
+                }
+                x0
+            };
+            let (expected, found) = (of(&mut plain), of(&mut twinned));
+            for (entry, (expected, found)) in
+                expected.axis_iter(Axis(0)).zip(found.axis_iter(Axis(0))).enumerate()
+            {
+                assert_eq!(expected, found, "entry {entry} of {rows:?}");
+            }
+        }
+        let rooms: Vec<_> = twinned.bound.iter().map(|bound| bound.room).collect();
+        assert!(rooms.iter().all(|room| room.is_power_of_two()) && rooms.len() == 5, "{rooms:?}");
     }
 }

@@ -16,7 +16,7 @@ mod standby;
 
 pub use device::Device;
 pub use engines::Engines;
-pub use generator::{BATCH_PIXELS, Generator, Graphs, Interface, Literal, Product};
+pub use generator::{Generator, Graphs, Interface, Literal, Product};
 pub use placement::{Placement, placements};
 pub use runtime::{Purpose, Runtime};
 pub use session::{Options, Provider};

@@ -98,8 +98,9 @@ impl Runtime {
                 reason: e.to_string(),
             }
         })?;
-        // ONNX Runtime warns about every initializer it folds; what matters comes back as an error.
-        environment.set_log_level(ort::logging::LogLevel::Error);
+        // ONNX Runtime warns about every initializer that it folds, and calls it an error that cuDNN has no kernel for
+        // something when it then takes another way; what matters comes back as an error.
+        environment.set_log_level(ort::logging::LogLevel::Fatal);
         if purpose == Purpose::Training && ort::training::training_api().is_err() {
             let mut looked = looked.to_vec();
             looked.push(format!("{}: a build without the training API", path.display()));

@@ -55,11 +55,13 @@ pub(super) struct Making<'a> {
     pub engines: Option<&'a Engines>,
     /// Folder for a record of every node that runs.
     pub profile: Option<&'a Path>,
+    /// Whether inputs and outputs stay where they are from run to run, so that CUDA may record a run and replay it.
+    pub is_recorded: bool,
 }
 
 impl<'a> Making<'a> {
     pub fn new(runtime: &'a Runtime, options: &'a Options) -> Self {
-        Self { runtime, options, engines: None, profile: None }
+        Self { runtime, options, engines: None, profile: None, is_recorded: false }
     }
 
     /// `shapes`: each input with its dimensions but the first, which is 1 to `most`.
@@ -110,8 +112,22 @@ impl<'a> Making<'a> {
         shapes: &[(&str, &[usize])],
         most: usize,
     ) -> Result<SessionBuilder, EngineError> {
-        let Options { provider, device, .. } = *self.options;
-        let cuda = || ep::CUDA::default().with_device_id(device).build().error_on_failure();
+        let Options { provider, device, allow_cpu_nodes, .. } = *self.options;
+        let is_recorded = self.is_recorded
+            && provider == Provider::Cuda
+            && !allow_cpu_nodes // which cannot be recorded
+            && self.profile.is_none();
+        let cuda = || {
+            ep::CUDA::default()
+                .with_device_id(device)
+                // Float32 is float32: with ten bits of mantissa the golden case is no longer met.
+                .with_tf32(false)
+                // Trying out every algorithm takes seconds for each batch shape, and finds hardly better ones.
+                .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+                .with_cuda_graph(is_recorded)
+                .build()
+                .error_on_failure()
+        };
         let tensorrt = || {
             let mut tensorrt = ep::TensorRT::default()
                 .with_device_id(device)
@@ -133,9 +149,10 @@ impl<'a> Making<'a> {
             Provider::Cuda => vec![cuda()],
             Provider::TensorRt => vec![tensorrt(), cuda()],
         };
-        builder
-            .with_execution_providers(providers)
-            .map_err(|e| EngineError::Provider { provider: provider.name(), reason: e.to_string() })
+        builder.with_execution_providers(providers).map_err(|e| {
+            let reason = e.to_string().trim().to_owned();
+            EngineError::Provider { provider: provider.name(), reason }
+        })
     }
 }
 

@@ -13,7 +13,9 @@ pub use schedule::{Posterior, Schedule, Variance};
 pub use stopping::{Agreement, Stopping, reachable};
 pub use votes::Tally;
 
-use ndarray::{Array2, Array4, ArrayView2, ArrayView4, ArrayViewMut4, Axis, Zip, s};
+use ndarray::{
+    Array2, Array4, ArrayView2, ArrayView4, ArrayViewMut, ArrayViewMut4, Dimension, Zip, s,
+};
 
 /// The generator with its condition features already computed: G(x_{t+1}, t, I, z) → x_0.
 pub trait Denoiser {
@@ -53,10 +55,15 @@ pub struct Shape {
     pub latent: usize,
 }
 
+/// Normal numbers from which on it is worth to wake other threads for them: what a GPU's batches take, and no CPU's.
+const WORTH_THREADS: usize = 128 * 1024;
+
 /// Draws samples in buffers that it keeps: once the largest batch has been seen, no step allocates.
 #[derive(Debug)]
 pub struct Sampler {
     shape: Shape,
+    /// That draw the noise of a large batch.
+    threads: usize,
     /// Of each entry of the batch.
     images: Vec<usize>,
     /// [B, L, H, W]; a batch uses the first entries.
@@ -73,7 +80,8 @@ impl Sampler {
         let [channels, height, width] = shape.label;
         let empty = || Array4::zeros((0, channels, height, width));
         let z = Array2::zeros((0, shape.latent));
-        Self { shape, images: Vec::new(), x: empty(), x0: empty(), epsilon: empty(), z }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { shape, threads, images: Vec::new(), x: empty(), x0: empty(), epsilon: empty(), z }
     }
 
     /// Draws one sample x_0 in [-1, 1] for each ballot: [B, L, H, W].
@@ -98,10 +106,11 @@ impl Sampler {
         let mut x0 = self.x0.slice_mut(s![batch, .., .., ..]);
         let mut epsilon = self.epsilon.slice_mut(s![batch, .., .., ..]);
         let mut z = self.z.slice_mut(s![batch, ..]);
-        draw_all(noise, ballots, Draw::Start, x.view_mut());
+        let draw_all = |draw, out: &mut [f32]| draw_all(noise, ballots, draw, out, self.threads);
+        draw_all(Draw::Start, values(&mut x));
 
         for step in (schedule.end..schedule.steps()).rev() {
-            draw_all(noise, ballots, Draw::Latent(step), z.view_mut());
+            draw_all(Draw::Latent(step), values(&mut z));
             denoiser.denoise(&self.images, step, x.view(), z.view(), x0.view_mut())?;
             let posterior = schedule.posterior[step];
             if step == schedule.end && step > 0 {
@@ -111,7 +120,7 @@ impl Sampler {
                     *x = posterior.x0_weight * x0 + posterior.x_weight * *x;
                 });
             } else {
-                draw_all(noise, ballots, Draw::Posterior(step), epsilon.view_mut());
+                draw_all(Draw::Posterior(step), values(&mut epsilon));
                 let deviation = posterior.deviation();
                 Zip::from(&mut x).and(&x0).and(&epsilon).for_each(|x, &x0, &epsilon| {
                     *x = posterior.x0_weight * x0 + posterior.x_weight * *x + deviation * epsilon;
@@ -150,14 +159,25 @@ pub fn sample<D: Denoiser>(
     Ok(drawn.to_owned())
 }
 
-fn draw_all<D: ndarray::RemoveAxis>(
-    noise: &dyn Noise,
-    ballots: &[Ballot],
-    draw: Draw,
-    mut out: ndarray::ArrayViewMut<'_, f32, D>,
-) {
-    for (ballot, mut row) in ballots.iter().zip(out.axis_iter_mut(Axis(0))) {
-        let row = row.as_slice_mut().expect("the first entries of an array are contiguous");
-        noise.fill(ballot.image, ballot.vote, draw, row);
+/// Fills `out`, a row for each ballot. What is drawn is the same whoever draws it.
+fn draw_all(noise: &dyn Noise, ballots: &[Ballot], draw: Draw, out: &mut [f32], threads: usize) {
+    let each = out.len() / ballots.len();
+    let fill = |ballots: &[Ballot], rows: &mut [f32]| {
+        for (ballot, row) in ballots.iter().zip(rows.chunks_exact_mut(each)) {
+            noise.fill(ballot.image, ballot.vote, draw, row);
+        }
+    };
+    if out.len() < WORTH_THREADS || threads == 1 {
+        return fill(ballots, out);
     }
+    let share = ballots.len().div_ceil(threads);
+    std::thread::scope(|scope| {
+        for (ballots, rows) in ballots.chunks(share).zip(out.chunks_mut(share * each)) {
+            scope.spawn(move || fill(ballots, rows));
+        }
+    });
+}
+
+fn values<'a, D: Dimension>(rows: &'a mut ArrayViewMut<'_, f32, D>) -> &'a mut [f32] {
+    rows.as_slice_mut().expect("the first entries of an array are contiguous")
 }

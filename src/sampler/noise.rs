@@ -18,7 +18,7 @@ pub enum Draw {
 }
 
 /// A source of standard normal numbers.
-pub trait Noise {
+pub trait Noise: Sync {
     /// Fills `out` with the draw of `vote` on image number `image` of the case.
     fn fill(&self, image: usize, vote: usize, draw: Draw, out: &mut [f32]);
 }

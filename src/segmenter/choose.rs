@@ -11,11 +11,13 @@ use super::{SegmenterError, golden, graphs, interface};
 use crate::{
     bundle::{Bundle, Variant},
     domain::{Precision, PrecisionChoice},
-    engine::{Device, EngineError, Engines, Generator, Graphs, Options, Runtime},
+    engine::{Device, EngineError, Engines, Generator, Graphs, Options, Provider, Runtime},
 };
 
 /// A variant must be faster by this much; a smaller difference may be chance.
 const WORTH: f64 = 0.95;
+/// A sample must be so much faster in a batch of twice the size; less is not worth the memory.
+const WORTH_DOUBLING: f64 = 0.9;
 /// Steps that are timed; the fastest counts.
 const TIMED: usize = 3;
 
@@ -32,10 +34,10 @@ pub(super) fn fastest(
     let mut best = None;
     if choice.allows(Precision::Fp32) {
         let device = proven(runtime, bundle, graphs(bundle), None, options)?;
-        if variants.is_empty() {
+        if variants.is_empty() && options.provider != Provider::Cuda {
             return Ok(device);
         }
-        best = Some((pace(&device)?, device));
+        best = Some((settle(&device, options.provider)?, device));
     }
     for variant in variants {
         let precision = variant.precision.name();
@@ -44,7 +46,7 @@ pub(super) fn fastest(
             .map_err(SegmenterError::from)
             .map(|denoiser| Graphs { denoiser, precision: variant.precision, ..graphs(bundle) })
             .and_then(|graphs| proven(runtime, bundle, graphs, Some(variant), options))
-            .and_then(|device| Ok((pace(&device)?, device)));
+            .and_then(|device| Ok((settle(&device, options.provider)?, device)));
         let (time, device) = match made {
             Ok(made) => made,
             Err(error) if choice == PrecisionChoice::Auto => {
@@ -105,21 +107,42 @@ fn proven(
     Ok(device)
 }
 
-/// What a step of a full batch takes at best.
-fn pace(device: &Device<Generator>) -> Result<Duration, EngineError> {
-    device.run(|generator| {
-        let interface = generator.interface();
-        let ([l, h, w], batch) = (interface.label(), interface.batch());
-        let features = Array4::zeros((1, interface.features, h, w));
-        generator.guide(features.view(), &[0])?;
-        let (x, z) = (Array4::zeros((batch, l, h, w)), Array2::zeros((batch, interface.latent)));
-        let mut x0 = x.clone();
-        let mut best = Duration::MAX;
-        for _ in 0..=TIMED {
-            let started = Instant::now();
-            generator.denoise(0, x.view(), z.view(), x0.view_mut())?;
-            best = best.min(started.elapsed());
+/// What a step takes at best, for each sample of a batch. How large batches are is found out on CUDA, from one sample on: a
+/// batch of twice the size must be worth it.
+fn settle(device: &Device<Generator>, provider: Provider) -> Result<Duration, EngineError> {
+    device.run(move |generator| {
+        let most = generator.batch();
+        if provider != Provider::Cuda {
+            return pace(generator, most);
         }
+        let (mut batch, mut best) = (1, pace(generator, 1)?);
+        while 2 * batch <= most {
+            // Where memory ends, the smaller batch will do.
+            let Ok(next) = pace(generator, 2 * batch) else { break };
+            if next.div_duration_f64(best) > WORTH_DOUBLING {
+                break;
+            }
+            (batch, best) = (2 * batch, next);
+        }
+        generator.set_batch(batch);
+        tracing::debug!(batch, microseconds = best.as_micros(), "a step of a sample");
         Ok(best)
     })?
+}
+
+/// What a step of a batch takes at best, for each sample.
+fn pace(generator: &mut Generator, batch: usize) -> Result<Duration, EngineError> {
+    let interface = generator.interface();
+    let [l, h, w] = interface.label();
+    let features = Array4::zeros((1, interface.features, h, w));
+    generator.guide(features.view(), &[0])?;
+    let (x, z) = (Array4::zeros((batch, l, h, w)), Array2::zeros((batch, interface.latent)));
+    let mut x0 = x.clone();
+    let mut best = Duration::MAX;
+    for _ in 0..=TIMED {
+        let started = Instant::now();
+        generator.denoise(0, x.view(), z.view(), x0.view_mut())?;
+        best = best.min(started.elapsed());
+    }
+    Ok(best / batch as u32)
 }

@@ -67,6 +67,7 @@ fn run(bundle: &Bundle, device: &Device<Generator>) -> Result<Difference, Segmen
     let schedule = manifest.diffusion.schedule();
     let shape = Shape { label: interface.label(), latent: interface.latent };
     let mean = device.run(move |generator| {
+        let batch = generator.batch();
         let features = generator.condition(image.view())?;
         generator.guide(features.view(), &[0])?;
         let mut denoiser = OneImage(generator);
@@ -74,7 +75,7 @@ fn run(bundle: &Bundle, device: &Device<Generator>) -> Result<Difference, Segmen
         let mut sampler = Sampler::new(shape);
         let ballots: Vec<_> = (0..votes).map(|vote| Ballot { image: 0, vote }).collect();
         let noise = noise.view();
-        for ballots in ballots.chunks(interface.batch()) {
+        for ballots in ballots.chunks(batch) {
             let x = sampler.sample(&mut denoiser, &schedule, &noise, ballots, |_, _, _| ())?;
             x.axis_iter(Axis(0)).for_each(|x0| tally.add(x0));
         }

@@ -7,13 +7,10 @@ use ndarray::{Array3, ArrayView4, Axis, Zip};
 use super::{Conditioned, Ending, Outcome, Preview, SegmenterError, Stages, interface};
 use crate::{
     bundle::{Assembly, Crop, Decision, Manifest, Polarity, Prepared, Rounding},
-    engine::{BATCH_PIXELS, Generator},
+    engine::Generator,
     sampler::{Agreement, Ballot, Noise, Sampler, Schedule, Shape, Stopping, Tally, reachable},
 };
 
-/// Of the pixels of a batch, what a round of an early ending takes at least: one vote more where little is left to decide would leave
-/// cores idle.
-const ROUND_PIXELS: usize = BATCH_PIXELS / 8;
 /// Values of condition features that are held at once (256 MiB); at least one crop's.
 const HELD_FEATURES: usize = 64 << 20;
 
@@ -59,8 +56,9 @@ impl Election<'_> {
         let Self { manifest, prepared, .. } = self;
         let shape = self.shape();
         let pixels = shape.label[1] * shape.label[2];
-        let batch = interface(manifest).batch();
-        let least = (ROUND_PIXELS / pixels).max(1);
+        let batch = generator.batch();
+        // One vote more where little is left to decide would be a waste.
+        let least = generator.least_batch();
         let held = (HELD_FEATURES / (manifest.network.features * pixels)).max(1);
         let mut stages =
             Stages { steps: vec![Duration::ZERO; self.schedule.steps()], ..Stages::default() };
@@ -93,7 +91,7 @@ impl Election<'_> {
             let due = self.due(first, crops.len());
             let mut more = match due {
                 Some(_) => 1,
-                None => self.stopping.first_votes(self.votes),
+                None => self.stopping.first_votes(self.votes).max(least / booths.len()),
             };
             let mut preview = self.preview;
             // With a deadline, rounds are small as it is.

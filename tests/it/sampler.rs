@@ -3,10 +3,10 @@
 use cdal::{
     bundle::Bundle,
     engine::{Generator, Options},
-    sampler::{Ballot, Denoiser, Recorded, Schedule, Shape, Tally, Variance, sample},
+    sampler::{Ballot, Denoiser, Philox, Recorded, Schedule, Shape, Tally, Variance, sample},
     segmenter::Segmenter,
 };
-use ndarray::{Array3, Array4, Array5, ArrayD, ArrayView2, ArrayView4, ArrayViewMut4, Axis};
+use ndarray::{Array3, Array4, Array5, ArrayD, ArrayView2, ArrayView4, ArrayViewMut4, Axis, Zip};
 
 use crate::project::{largest_difference, reference, reference_bundle, runtime, tensors};
 
@@ -118,5 +118,42 @@ fn sampler_agrees_with_every_recorded_step() {
                 }
             })
             .unwrap();
+    }
+}
+
+/// x_0 from x and the first latent, without a network.
+struct Mixture;
+
+impl Denoiser for Mixture {
+    type Error = std::convert::Infallible;
+
+    fn denoise(
+        &mut self,
+        _images: &[usize],
+        _step: usize,
+        x: ArrayView4<'_, f32>,
+        z: ArrayView2<'_, f32>,
+        mut x0: ArrayViewMut4<'_, f32>,
+    ) -> Result<(), Self::Error> {
+        for ((mut x0, x), z) in x0.outer_iter_mut().zip(x.outer_iter()).zip(z.outer_iter()) {
+            Zip::from(&mut x0).and(&x).for_each(|x0, &x| *x0 = 0.5 * x + z[0]);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sample_has_the_same_bits_in_a_batch_so_large_that_threads_share_its_noise() {
+    let schedule = Schedule::new(2, Variance::Preserving { beta_min: 0.1, beta_max: 20.0 });
+    let shape = Shape { label: [1, 256, 256], latent: 3 };
+    let ballots: Vec<_> =
+        (0..5).map(|number| Ballot { image: number / 3, vote: number % 3 }).collect();
+    let draw = |ballots: &[Ballot]| {
+        let noise = Philox::new(3, 5);
+        sample(&mut Mixture, &schedule, shape, &noise, ballots, |_, _, _| ()).unwrap()
+    };
+    let together = draw(&ballots);
+    for (ballot, drawn) in ballots.iter().zip(together.outer_iter()) {
+        assert_eq!(draw(&[*ballot]).index_axis(Axis(0), 0), drawn, "{ballot:?}");
     }
 }

@@ -55,6 +55,7 @@ pub(super) fn start(
     destination: SocketAddr,
 ) -> Result<Running, BenchError> {
     let parent = own.spool.clone().unwrap_or_else(std::env::temp_dir);
+    std::fs::create_dir_all(&parent).map_err(BenchError::Scratch)?;
     let scratch = tempfile::tempdir_in(parent).map_err(BenchError::Scratch)?;
     let settings = settings(own, choice, slices, associations, destination, scratch.path())?;
     let file = scratch.path().join("daemon.toml");
