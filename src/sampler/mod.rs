@@ -10,7 +10,7 @@ mod votes;
 
 pub use noise::{Draw, Noise, Philox, Recorded};
 pub use schedule::{Posterior, Schedule, Variance};
-pub use stopping::{Agreement, Stopping, reachable};
+pub use stopping::{Agreement, Stopping, Turnovers, Voice, reachable, upset};
 pub use votes::Tally;
 
 use ndarray::{

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use ndarray::{Array3, ArrayView3};
+use ndarray::Array3;
 use serde::{Deserialize, Serialize};
 
 use super::Tally;
@@ -32,8 +32,8 @@ impl Stopping {
             Self::Never => planned,
             // Until half of the votes are in, the other half could outvote them.
             Self::Exact | Self::Certified { .. } => planned.div_ceil(2),
-            // One sample says nothing about how much samples disagree.
-            Self::Adaptive { .. } => planned.min(2),
+            // One sample says nothing about how much samples disagree, and of two that do, the mean is a tie.
+            Self::Adaptive { .. } => planned.min(3),
         }
     }
 }
@@ -163,26 +163,83 @@ impl Agreement {
         turned.clamp(0.0, 1.0)
     }
 
-    /// Pixels of `channels` that the rest of the vote is expected to turn over, and pixels that are one now.
+    /// The same for every sum that `votes` samples can have.
     #[must_use]
-    pub fn expected(self, tally: &Tally, planned: usize, channels: &[usize]) -> (f64, f64) {
-        // Sums in steps of a sixteenth: soft votes are few, and the chance changes slowly.
-        const FINE: f64 = 16.0;
-        let votes = tally.votes();
-        let mut chances = vec![None; votes * FINE as usize + 1];
-        let (mut turned, mut ones) = (0.0, 0.0);
-        for &channel in channels {
-            let sums: ArrayView3<'_, f32> = tally.sum().view();
-            for &sum in sums.index_axis(ndarray::Axis(0), channel) {
-                let sum = f64::from(sum);
-                let step = ((sum * FINE).round() as usize).min(chances.len() - 1);
-                turned += *chances[step]
-                    .get_or_insert_with(|| self.turnover(step as f64 / FINE, votes, planned));
-                ones += f64::from(u8::from(sum > 0.5 * votes as f64));
-            }
-        }
-        (turned, ones)
+    pub fn turnovers(self, votes: usize, planned: usize) -> Turnovers {
+        let steps = votes * Turnovers::FINE as usize;
+        let of = |step| self.turnover(f64::from(step) / Turnovers::FINE, votes, planned);
+        Turnovers { chances: (0..=steps as u32).map(of).collect() }
     }
+}
+
+/// [`Agreement::turnover`] by the sum of the votes so far.
+#[derive(Debug, Clone)]
+pub struct Turnovers {
+    chances: Vec<f64>,
+}
+
+impl Turnovers {
+    /// Steps of a vote: soft votes are few, and the chance changes slowly.
+    const FINE: f64 = 16.0;
+
+    /// `sum`: of the votes so far.
+    #[must_use]
+    pub fn at(&self, sum: f32) -> f64 {
+        let step = (f64::from(sum) * Self::FINE).round() as usize;
+        self.chances[step.min(self.chances.len() - 1)]
+    }
+}
+
+/// One image's voice in the decision on a voxel that several images cover.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Voice {
+    /// 1 for the label that has won so far, -1 for the one that comes next, 0 for neither.
+    pub stand: i8,
+    /// Chance that the rest of its votes turns it over.
+    pub turnover: f64,
+}
+
+/// Voices that may turn over; more count as they stand.
+const MOST_VOICES: usize = 64;
+/// A chance that is not worth its computation.
+const NEGLIGIBLE: f64 = 1e-6;
+
+/// Chance that a voxel's label changes when each of its `voices` may turn over, independently of the others and to the
+/// winner's disadvantage wherever it does not stand against it: the least that is left of the margin decides.
+#[must_use]
+pub fn upset(voices: &[Voice], wins_ties: bool) -> f64 {
+    if let [only] = voices {
+        return only.turnover;
+    }
+    let margin: i32 = voices.iter().map(|voice| i32::from(voice.stand)).sum();
+    let margin = margin.clamp(-(MOST_VOICES as i32), MOST_VOICES as i32);
+    // Voices that must turn over at least, and a bound on the chance that so many do.
+    let fewest = u32::try_from(margin + i32::from(wins_ties)).unwrap_or(0).div_ceil(2);
+    let sum: f64 = voices.iter().map(|voice| voice.turnover).sum();
+    if (1..=fewest).map(|n| sum / f64::from(n)).product::<f64>() < NEGLIGIBLE {
+        return 0.0;
+    }
+    let mut chances = [0.0; 4 * MOST_VOICES + 1];
+    let middle = 2 * MOST_VOICES as i32;
+    let at = |margin: i32| (margin + middle) as usize;
+    chances[at(margin)] = 1.0;
+    let (mut low, mut high) = (margin, margin);
+    for voice in voices.iter().take(MOST_VOICES) {
+        let change = match voice.stand {
+            1 => -2,
+            0 => -1,
+            _ => 2,
+        };
+        let (q, mut next) = (voice.turnover, [0.0; 4 * MOST_VOICES + 1]);
+        for margin in low..=high {
+            next[at(margin)] += (1.0 - q) * chances[at(margin)];
+            next[at(margin + change)] += q * chances[at(margin)];
+        }
+        (low, high) = (low + change.min(0), high + change.max(0));
+        chances = next;
+    }
+    let is_lost = |margin: &i32| *margin < 0 || (*margin == 0 && !wins_ties);
+    (low..=high).filter(is_lost).map(|margin| chances[at(margin)]).sum()
 }
 
 fn ln_beta(a: f64, b: f64) -> f64 {
@@ -230,6 +287,42 @@ mod tests {
             prop_assert!((0.0..=1.0).contains(&chance));
             prop_assert!(left > 0 || chance == 0.0);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn an_upset_is_the_sum_over_all_ways_to_turn_over(
+            voices in prop::collection::vec((-1_i8..=1, 0.0_f64..=1.0), 2..9),
+            wins_ties in any::<bool>(),
+        ) {
+            let voices: Vec<_> = voices.into_iter().map(|(stand, turnover)| Voice { stand, turnover }).collect();
+            let mut lost = 0.0;
+            for turned in 0_u32..1 << voices.len() {
+                let (mut chance, mut margin) = (1.0, 0);
+                for (bit, voice) in voices.iter().enumerate() {
+                    let is_turned = turned >> bit & 1 == 1;
+                    chance *= if is_turned { voice.turnover } else { 1.0 - voice.turnover };
+                    margin += match (is_turned, voice.stand) {
+                        (true, 0) => -1,
+                        (true, stand) => -stand,
+                        (false, stand) => stand,
+                    };
+                }
+                if margin < 0 || margin == 0 && !wins_ties {
+                    lost += chance;
+                }
+            }
+            prop_assert!((upset(&voices, wins_ties) - lost).abs() < 1e-5, "{lost}");
+        }
+    }
+
+    #[test]
+    fn windows_that_agree_outvote_one_that_wavers() {
+        let voice = |stand, turnover| Voice { stand, turnover };
+        assert_eq!(upset(&[voice(1, 0.3)], false), 0.3, "alone it decides");
+        let sure = voice(1, 0.001);
+        assert!(upset(&[voice(1, 0.3), sure, sure, sure], false) < 1e-3);
+        assert!(upset(&[voice(1, 0.3), sure, voice(-1, 0.001)], false) > 0.29);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod choose;
 mod conditioned;
+mod forecast;
 mod golden;
 mod preview;
 mod recorded;

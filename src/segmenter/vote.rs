@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use ndarray::{Array3, ArrayView4, Axis, Zip};
 
-use super::{Conditioned, Ending, Outcome, Preview, SegmenterError, Stages, interface};
+use super::{
+    Conditioned, Ending, Outcome, Preview, SegmenterError, Stages, forecast::Forecast, interface,
+};
 use crate::{
-    bundle::{Assembly, Crop, Decision, Manifest, Polarity, Prepared, Rounding},
+    bundle::{Assembly, Crop, Decision, Manifest, Prepared, Rounding},
     engine::Generator,
-    sampler::{Agreement, Ballot, Noise, Sampler, Schedule, Shape, Stopping, Tally, reachable},
+    sampler::{Ballot, Noise, Sampler, Schedule, Shape, Stopping, Tally, reachable},
 };
 
 /// Values of condition features that are held at once (256 MiB); at least one crop's.
@@ -36,11 +38,11 @@ struct Standing {
 }
 
 /// The vote on one sample: an image of one crop.
-struct Booth {
+pub(super) struct Booth {
     /// Position in the case's list of samples.
-    image: usize,
-    crop: Crop,
-    tally: Tally,
+    pub image: usize,
+    pub crop: Crop,
+    pub tally: Tally,
 }
 
 /// What draws the votes.
@@ -134,7 +136,7 @@ impl Election<'_> {
             votes_drawn: drawn as f64 / prepared.samples.len() as f64,
             is_cut,
             dice: match self.stopping {
-                Stopping::Adaptive { .. } => forecast.finished.dice(),
+                Stopping::Adaptive { .. } => forecast.dice(),
                 _ => standing.certain_dice(self),
             },
         };
@@ -151,7 +153,7 @@ impl Election<'_> {
         Some(now + deadline.saturating_duration_since(now).mul_f64(share))
     }
 
-    fn shape(&self) -> Shape {
+    pub fn shape(&self) -> Shape {
         let label = interface(self.manifest).label();
         Shape { label, latent: self.manifest.network.latent }
     }
@@ -312,71 +314,4 @@ fn least_dice(mask: &Array3<u8>, open: &Array3<bool>, label: u8) -> f64 {
     });
     let whole = 2 * size - leaving + joining;
     if whole == 0 { 1.0 } else { 2.0 * (size - leaving) as f64 / whole as f64 }
-}
-
-/// Pixels that votes not drawn are expected to turn over, and pixels of the structure.
-#[derive(Clone, Copy, Default)]
-struct Expected {
-    turned: f64,
-    structure: f64,
-}
-
-impl Expected {
-    fn plus(self, other: Self) -> Self {
-        Self { turned: self.turned + other.turned, structure: self.structure + other.structure }
-    }
-
-    /// Expected against the full vote: 2|A∩B|/(|A| + |B|) where |A| and |B| are nearly the same.
-    fn dice(self) -> f64 {
-        if self.turned == 0.0 { 1.0 } else { 1.0 - (self.turned / (2.0 * self.structure)).min(1.0) }
-    }
-
-    /// Pixels that may turn over so that the Dice stays at 1 - `error`. Where nothing is marked, half a pixel.
-    fn allowed(self, error: f64) -> f64 {
-        (error * 2.0 * self.structure).max(0.5)
-    }
-}
-
-/// Of finished chunks and of the present one.
-#[derive(Default)]
-struct Forecast {
-    finished: Expected,
-    present: Expected,
-}
-
-impl Forecast {
-    /// The booths that stay open so that the expected Dice is at least 1 - `error`.
-    fn update(
-        &mut self,
-        booths: &[Booth],
-        election: &Election<'_>,
-        error: f64,
-        unfinished: &[usize],
-    ) -> Vec<usize> {
-        let (channels, is_inverted) = match election.manifest.decision {
-            Decision::Argmax => ((1..election.manifest.network.label_channels).collect(), false),
-            Decision::Threshold { foreground, .. } => (vec![0], foreground == Polarity::Negative),
-        };
-        let model = Agreement::fit(booths.iter().map(|booth| &booth.tally), &channels);
-        let of = |booth: &Booth| {
-            let (turned, ones) = model.expected(&booth.tally, election.votes, &channels);
-            let [_, height, width] = election.shape().label;
-            let structure = if is_inverted { (height * width) as f64 - ones } else { ones };
-            Expected { turned, structure }
-        };
-        let each: Vec<Expected> = booths.iter().map(of).collect();
-        self.present = each.iter().copied().fold(Expected::default(), Expected::plus);
-        let allowed = self.present.allowed(error);
-        if self.present.turned <= allowed {
-            return Vec::new();
-        }
-        // Every booth may spend its even share.
-        let share = allowed / booths.len() as f64;
-        unfinished.iter().copied().filter(|&number| each[number].turned > share).collect()
-    }
-
-    fn close(&mut self) {
-        self.finished = self.finished.plus(self.present);
-        self.present = Expected::default();
-    }
 }
