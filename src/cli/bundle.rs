@@ -24,7 +24,7 @@ enum Command {
     /// Check digests and graphs, and run the golden case
     Check {
         bundle: PathBuf,
-        /// Say as well which execution provider ran which nodes of a step
+        /// Say as well which execution provider ran which nodes of a step, and their part of its time
         #[arg(long)]
         nodes: bool,
         #[command(flatten)]
@@ -117,10 +117,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
 }
 
 /// Such as `denoiser    120 nodes by CPUExecutionProvider: 40 Conv, 30 GroupNorm`.
-fn show(Placement { graph, provider, nodes, operators }: &Placement) {
+fn show(Placement { graph, provider, nodes, operators, microseconds }: &Placement) {
+    let spent = |name: &String| microseconds.get(name).copied().unwrap_or(0);
+    let all: u64 = microseconds.values().sum();
     let mut operators: Vec<(&String, &usize)> = operators.iter().collect();
-    operators.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let operators: Vec<String> =
-        operators.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+    operators.sort_by_key(|(name, count)| std::cmp::Reverse((spent(name), **count)));
+    let share = |name| 100.0 * spent(name) as f64 / all.max(1) as f64;
+    let operators: Vec<String> = operators
+        .into_iter()
+        .map(|(name, count)| format!("{count} {name} {:.1} %", share(name)))
+        .collect();
     println!("{graph:<10} {nodes:>4} nodes by {provider}: {}", operators.join(", "));
 }

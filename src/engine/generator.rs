@@ -22,6 +22,9 @@ const GPU_BATCH: usize = 256;
 /// a GPU meets powers of two.
 const SHAPES: usize = 16;
 
+/// Steps that a record of nodes is about: the first one finds caches cold.
+const PROFILED: usize = 5;
+
 /// The two graphs of a generator, as bytes whose digest the caller has checked.
 #[derive(Debug, Clone)]
 pub struct Graphs {
@@ -134,14 +137,17 @@ impl Generator {
         })
     }
 
-    /// One step on zeros, then what the sessions recorded of their nodes: the files that they wrote, by graph.
+    /// Some steps of a full batch on zeros, then what the sessions recorded of their nodes: the files that they wrote, by
+    /// graph.
     pub(super) fn profile(mut self) -> Result<[(&'static str, PathBuf); 2], EngineError> {
         let Interface { image: [c, h, w], latent, .. } = self.interface;
         let features = self.condition(Array4::zeros((1, c, h, w)).view())?;
         self.guide(features.view(), &[0])?;
-        let x = Array4::zeros((1, self.interface.label_channels, h, w));
-        let mut x0 = x.clone();
-        self.denoise(0, x.view(), Array2::zeros((1, latent)).view(), x0.view_mut())?;
+        let x = Array4::zeros((self.batch, self.interface.label_channels, h, w));
+        let (z, mut x0) = (Array2::zeros((self.batch, latent)), x.clone());
+        for _ in 0..PROFILED {
+            self.denoise(0, x.view(), z.view(), x0.view_mut())?;
+        }
         let end = |graph, session: &mut Session| {
             let written = session.end_profiling().map_err(failed(graph))?;
             Ok((graph, PathBuf::from(written)))

@@ -15,9 +15,12 @@ pub struct Placement {
     pub nodes: usize,
     /// How many of each operator.
     pub operators: BTreeMap<String, usize>,
+    /// Microseconds in each operator, in all runs on record together; for a GPU, those of launching it.
+    #[serde(default)]
+    pub microseconds: BTreeMap<String, u64>,
 }
 
-/// Runs one step of a model and tells who ran its nodes.
+/// Runs steps of a model and tells who ran its nodes, and for how long.
 ///
 /// # Errors
 /// If the model does not load or run, or the record cannot be read.
@@ -47,6 +50,8 @@ struct Event {
     #[serde(default)]
     name: String,
     #[serde(default)]
+    dur: u64,
+    #[serde(default)]
     args: Arguments,
 }
 
@@ -59,20 +64,24 @@ struct Arguments {
 fn read(graph: &str, record: &[u8]) -> serde_json::Result<Vec<Placement>> {
     let events: Vec<Event> = serde_json::from_slice(record)?;
     let mut nodes = BTreeMap::<String, BTreeSet<(String, String)>>::new();
-    for Event { cat, name, args } in events {
+    let mut spent = BTreeMap::<String, BTreeMap<String, u64>>::new();
+    for Event { cat, name, dur, args } in events {
         let (Some(operator), Some(provider)) = (args.op_name, args.provider) else { continue };
         if cat == "Node" && name.ends_with("_kernel_time") && !provider.is_empty() {
+            *spent.entry(provider.clone()).or_default().entry(operator.clone()).or_default() += dur;
             nodes.entry(provider).or_default().insert((name, operator));
         }
     }
-    let placement = |(provider, nodes): (String, BTreeSet<(String, String)>)| {
+    let mut placement = |(provider, nodes): (String, BTreeSet<(String, String)>)| {
         let mut operators = BTreeMap::new();
         for (_, operator) in &nodes {
             *operators.entry(operator.clone()).or_default() += 1;
         }
-        Placement { graph: graph.to_owned(), provider, nodes: nodes.len(), operators }
+        let microseconds = spent.remove(&provider).unwrap_or_default();
+        let graph = graph.to_owned();
+        Placement { graph, provider, nodes: nodes.len(), operators, microseconds }
     };
-    Ok(nodes.into_iter().map(placement).collect())
+    Ok(nodes.into_iter().map(&mut placement).collect())
 }
 
 #[cfg(test)]
@@ -83,13 +92,14 @@ mod tests {
     fn each_node_counts_once_for_the_provider_that_ran_it() {
         let record = br#"[
             {"cat":"Session","name":"model_loading_array","args":{}},
-            {"cat":"Node","name":"conv_1_kernel_time","args":{"op_name":"Conv","provider":"CUDAExecutionProvider"}},
-            {"cat":"Node","name":"conv_1_kernel_time","args":{"op_name":"Conv","provider":"CUDAExecutionProvider"}},
+            {"cat":"Node","name":"conv_1_kernel_time","dur":5,"args":{"op_name":"Conv","provider":"CUDAExecutionProvider"}},
+            {"cat":"Node","name":"conv_1_kernel_time","dur":5,"args":{"op_name":"Conv","provider":"CUDAExecutionProvider"}},
             {"cat":"Node","name":"conv_2_kernel_time","args":{"op_name":"Conv","provider":"CUDAExecutionProvider"}},
             {"cat":"Node","name":"shape_3_kernel_time","args":{"op_name":"Shape","provider":"CPUExecutionProvider"}},
             {"cat":"Node","name":"conv_2_fence_before","args":{"op_name":"Conv"}}
         ]"#;
         let found = read("denoiser", record).unwrap();
+        assert_eq!(found[1].microseconds, BTreeMap::from([("Conv".into(), 10)]));
         let of = |p: &Placement| (p.provider.clone(), p.nodes, p.operators.clone());
         assert_eq!(
             found.iter().map(of).collect::<Vec<_>>(),
