@@ -32,7 +32,7 @@ fn sampler(criterion: &mut Criterion) {
     group.bench_function("mask", |b| b.iter(|| black_box(&tally).mask()));
     group.bench_function("reachable means", |b| b.iter(|| reachable(black_box(&tally), 30)));
     group.bench_function("agreement fitted", |b| {
-        b.iter(|| Agreement::fit([black_box(&tally)], &[0]))
+        b.iter(|| Agreement::fit([black_box(&tally)], &[0]));
     });
     group.finish();
 
