@@ -50,6 +50,8 @@ def write(bundle: Path, precision: str, images: np.ndarray, votes: int | None, l
     count = votes or manifest["votes"]
     masks = [[sampler.mask(sampler.drawn(image[None], count, number)) for number, image in enumerate(images)]
              for sampler in (canonical, quick)]
+    if not any(mask.any() for mask in masks[0]):
+        raise Refused("float32 finds nothing in any of these images, so that their Dice would say nothing; take others")
     dice = _least_dice(*masks)
     if dice < least_dice:
         raise Refused(f"Dice {dice:.4f} with float32's masks, asked are {least_dice:g}; not written. More or other crops "

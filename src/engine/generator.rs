@@ -15,7 +15,9 @@ use crate::domain::Precision;
 const BATCH_PIXELS: usize = 32 * 1024;
 
 /// The same on a GPU, 32 samples of 256 x 256, and the most samples of smaller ones; fewer may be found to be enough.
-const GPU_BATCH_PIXELS: usize = 2 * 1024 * 1024;
+const CUDA_BATCH_PIXELS: usize = 2 * 1024 * 1024;
+/// TensorRT builds its engines for the largest batch, whose memory they then take.
+const TENSORRT_BATCH_PIXELS: usize = 512 * 1024;
 const GPU_BATCH: usize = 256;
 
 /// Batch shapes that keep their buffers; the one that was used longest ago gives way. Early endings come by many on the CPU;
@@ -58,9 +60,12 @@ impl Interface {
     #[must_use]
     pub fn batch(&self, provider: Provider) -> usize {
         let pixels = self.image[1] * self.image[2];
+        // A GPU meets powers of two: see `Staging::room`.
+        let power = |most: usize| 1 << (most / pixels).clamp(1, GPU_BATCH).ilog2();
         match provider {
             Provider::Cpu => (BATCH_PIXELS / pixels).max(1),
-            Provider::Cuda | Provider::TensorRt => (GPU_BATCH_PIXELS / pixels).clamp(1, GPU_BATCH),
+            Provider::Cuda => power(CUDA_BATCH_PIXELS),
+            Provider::TensorRt => power(TENSORRT_BATCH_PIXELS),
         }
     }
 }
@@ -356,6 +361,17 @@ mod tests {
 
     use super::*;
     use crate::engine::Purpose;
+
+    #[test]
+    fn batches_of_a_gpu_are_powers_of_two() {
+        let of = |size, provider| {
+            let image = [1, size, size];
+            Interface { image, label_channels: 1, features: 32, latent: 16 }.batch(provider)
+        };
+        assert_eq!([32, 96, 256, 1024].map(|size| of(size, Provider::Cpu)), [32, 3, 1, 1]);
+        assert_eq!([32, 96, 256, 2048].map(|size| of(size, Provider::Cuda)), [256, 128, 32, 1]);
+        assert_eq!([32, 96, 256].map(|size| of(size, Provider::TensorRt)), [256, 32, 8]);
+    }
 
     /// Numbers between -1 and 1 that look random.
     fn numbers(shape: &[usize], seed: usize) -> ArrayD<f32> {

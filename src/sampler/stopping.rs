@@ -19,8 +19,8 @@ pub enum Stopping {
     /// Once the pixels that further votes could change bound every label's Dice against the mask of the full
     /// vote to at least this much.
     Certified { dice: f64 },
-    /// Once the Dice against the mask of the full vote is expected to be at least 1 - `error`, by the
-    /// beta-binomial model of [`Agreement`].
+    /// Once the Dice against the mask of the full vote is expected to be at least 1 - `error`: by the beta-binomial
+    /// model of [`Agreement`] for a window's pixel, and by [`upset`] for a voxel that several windows cover.
     Adaptive { error: f64 },
 }
 
