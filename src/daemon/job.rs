@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use crate::http::{Drawing, Gallery, Model};
+use crate::http::{Drawing, Gallery, Model, Updates};
 use crate::spool::{Claim, Product};
 
 /// Makes products of a series. One thread owns it and calls it for one job at a time.
@@ -25,6 +25,11 @@ pub trait Worker: Send + 'static {
 
     /// For inference requests beside the spool's jobs.
     fn model(&self) -> Option<Arc<dyn Model>> {
+        None
+    }
+
+    /// How updates of it stand, where it has an agent.
+    fn updates(&self) -> Option<Arc<dyn Updates>> {
         None
     }
 
@@ -63,6 +68,10 @@ impl<W: Worker + ?Sized> Worker for Box<W> {
 
     fn model(&self) -> Option<Arc<dyn Model>> {
         (**self).model()
+    }
+
+    fn updates(&self) -> Option<Arc<dyn Updates>> {
+        (**self).updates()
     }
 
     fn takes_jobs(&self) -> bool {

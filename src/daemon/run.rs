@@ -154,7 +154,7 @@ impl Daemon {
         if http.listen.is_some() {
             worker.show_previews(&gallery);
         }
-        let model = worker.model();
+        let (model, updates) = (worker.model(), worker.updates());
         let jobs = Jobs {
             queue,
             worker,
@@ -178,6 +178,7 @@ impl Daemon {
             shared,
             intake: bell.intake(&spool, Way::Http),
             model,
+            updates,
             gallery,
             vitals: vitals(&health, &destinations),
         };

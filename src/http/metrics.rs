@@ -80,6 +80,16 @@ fn gauges(context: &Context) -> Result<Registry, SpoolError> {
         registry.register_with_unit("unreplicated", help, Unit::Bytes, unreplicated);
     }
 
+    if let Some(updates) = context.updates.as_ref().and_then(|updates| updates.describe()) {
+        let phase = Whole::default();
+        phase.get_or_create(&vec![("phase", updates.phase)]).set(1);
+        registry.register("update_phase", "Where the device is in an update", phase);
+        let bad = Gauge::<i64>::default();
+        bad.set(updates.is_bad.into());
+        let help = "1 in safe mode, or while the repository is not believed or out of reach";
+        registry.register("update_trouble", help, bad);
+    }
+
     let (celsius, watts) = (Real::default(), Real::default());
     for sensor in sensors::read(Path::new("/sys")) {
         let labels = vec![("sensor", sensor.name)];

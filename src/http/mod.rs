@@ -55,8 +55,34 @@ pub struct Context {
     pub intake: Intake,
     /// For the Open Inference Protocol; a daemon without a model has none.
     pub model: Option<Arc<dyn Model>>,
+    /// Of a daemon that follows a repository of releases.
+    pub updates: Option<Arc<dyn Updates>>,
     pub gallery: Arc<Gallery>,
     pub vitals: Box<dyn Fn() -> Vitals + Send + Sync>,
+}
+
+/// How updates stand.
+pub trait Updates: Send + Sync {
+    /// `None` if that cannot be read now.
+    fn describe(&self) -> Option<UpdateState>;
+}
+
+/// For people, and for programs that watch many devices.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct UpdateState {
+    /// Such as `idle`, `trial` or `safe_mode`.
+    pub phase: String,
+    /// What that means.
+    pub words: String,
+    /// The content that is the device's own.
+    pub last_good: String,
+    /// Counter of the release that is worked on or waited for.
+    pub target: Option<u64>,
+    pub waits_for: Option<String>,
+    /// Why the repository is not followed.
+    pub trouble: Option<String>,
+    /// Whether a person should look: nothing is computed, or the repository is not believed.
+    pub is_bad: bool,
 }
 
 /// How the daemon is.

@@ -115,6 +115,7 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
             "free_bytes": spool.usage()?.free_bytes,
         },
         "shared": shared,
+        "updates": context.updates.as_ref().and_then(|updates| updates.describe()),
         "destinations": destinations,
         "jobs": jobs,
         "device": device,

@@ -26,7 +26,7 @@ use crate::project::root;
 use crate::support::chaos::{Dice, send_until_taken};
 use crate::support::dicom::files;
 use crate::support::http::get;
-use crate::support::process::{Process, free_port, peer};
+use crate::support::process::{Process, free_port, peer, rendered};
 use crate::support::{PATIENCE, wait_for};
 
 const ORDER: &str = "CDAL_IT_FLEET";
@@ -495,9 +495,22 @@ fn without_anything_to_load_images_are_kept_until_a_release_mends_it() {
     site.wait_for("safe mode", |status| status.phase == Phase::SafeMode);
     send_until_taken(site.dicom, &site.series());
     assert_eq!(site.desk().jobs(&[JobState::Ready]).unwrap().len(), 1);
+    let updates = || get(site.http, "/v1/status").json()["updates"].clone();
+    let metrics = || String::from_utf8(get(site.http, "/metrics").body).unwrap();
+    assert_eq!((&updates()["phase"], &updates()["is_bad"]), (&"safe_mode".into(), &true.into()));
+    for line in ["cdal_update_phase{phase=\"safe_mode\"} 1", "cdal_update_trouble 1"] {
+        assert!(metrics().contains(line), "{line}: {}", metrics());
+    }
+    let page = rendered(&format!("http://{}/", site.http));
+    assert!(
+        page.contains("safe mode: images are taken in and wait, nothing is computed"),
+        "{page}"
+    );
     site.publish(&site.release(2, |_| ()));
     site.wait_for("the release", |status| status.phase == Phase::Idle);
     assert_eq!(site.serves().as_deref(), Some("2.0.2"));
+    assert_eq!((&updates()["phase"], &updates()["is_bad"]), (&"idle".into(), &false.into()));
+    assert!(updates()["last_good"].as_str().unwrap().contains("release 2"), "{}", updates());
     site.check_delivered();
 }
 

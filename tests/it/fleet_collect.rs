@@ -5,7 +5,6 @@ use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use cdal::durable::hex;
@@ -21,7 +20,7 @@ use tokio::runtime::Runtime;
 use crate::project::root;
 use crate::support::certificates::{certificates, named_certificate};
 use crate::support::http::{Answer, get, request, request_tls};
-use crate::support::process::{self, Process};
+use crate::support::process::{self, Process, rendered};
 use crate::support::wait_for;
 
 const TOKEN: &str = "3f0c62b1d3c0f2b57a9d8a0f6f0f4a1b";
@@ -443,11 +442,7 @@ fn the_page_shows_waves_failures_and_devices_and_no_markup_of_theirs() {
     });
     site.say(&site.report("device-3", Phase::Trial));
     assert!(site.operator("pause", &["--token", "token", "--words", "tea"]).0);
-    let mut browser = Command::new("chromium");
-    browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
-    browser.args(["--virtual-time-budget=8000", "--dump-dom", &format!("http://{}/", site.page)]);
-    let output = browser.output().expect("chromium starts; tests/peers.sh installs it");
-    let page = String::from_utf8_lossy(&output.stdout).into_owned();
+    let page = rendered(&format!("http://{}/", site.page));
     for device in &names {
         assert!(page.contains(&format!("id=\"device-{device}\"")), "{page}");
     }

@@ -4,7 +4,6 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use serde_json::Value;
 use crate::project::root;
 use crate::scripts::run_python;
 use crate::support::http::{get, post};
-use crate::support::process::{self, Process};
+use crate::support::process::{self, Process, rendered};
 use crate::support::wait_for;
 
 fn configuration(folder: &Path, more: &str) -> String {
@@ -28,15 +27,6 @@ fn configuration(folder: &Path, more: &str) -> String {
         folder.join("spool").display(),
         folder.join("audit.jsonl").display(),
     )
-}
-
-/// What stands in the page after its scripts have run.
-fn rendered(url: &str) -> String {
-    let mut browser = Command::new("chromium");
-    browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
-    browser.args(["--virtual-time-budget=8000", "--dump-dom", url]);
-    let output = browser.output().expect("chromium starts; tests/peers.sh installs it");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

@@ -15,7 +15,8 @@ use crate::daemon::{
 };
 use crate::engine::{Purpose, Runtime};
 use crate::fleet::agent::{Agent, Blueprint, Content, Event, Load, Served};
-use crate::http::{Drawing, Model};
+use crate::fleet::rollout::Phase;
+use crate::http::{Drawing, Gallery, Model, UpdateState, Updates};
 use crate::segmenter::Segmenter;
 use crate::telemetry;
 
@@ -109,20 +110,23 @@ pub(super) fn of(
     agent: &Agent,
 ) -> anyhow::Result<(Generation, Option<Arc<Segmenter>>)> {
     let loaded = self::load(files, blueprint)?;
-    let content = match load {
-        Load::SafeMode { .. } => return Ok((without_model(loaded.settings.daemon()), None)),
-        Load::Run(content) => content.clone(),
+    let (mut generation, segmenter, content) = match load {
+        Load::SafeMode { .. } => (without_model(loaded.settings.daemon()), None, None),
+        Load::Run(content) => {
+            let (made, segmenter) = make(files.to_vec(), blueprint.clone(), loaded)?;
+            (made, Some(segmenter), Some(content.clone()))
+        }
     };
-    let (mut generation, segmenter) = make(files.to_vec(), blueprint.clone(), loaded)?;
     let watched = Watched { worker: generation.worker, content, agent: agent.clone() };
     generation.worker = Box::new(watched);
-    Ok((generation, Some(segmenter)))
+    Ok((generation, segmenter))
 }
 
 /// Tells the agent what became of each job: it counts on trial.
 struct Watched {
     worker: Box<dyn Worker>,
-    content: Content,
+    /// None in safe mode.
+    content: Option<Content>,
     agent: Agent,
 }
 
@@ -136,7 +140,9 @@ impl Worker for Watched {
             Ok(Err(error)) => Event::JobFailed { reason: error.to_string() },
             Err(_) => Event::JobFailed { reason: "the worker panicked".to_owned() },
         };
-        self.agent.job(&self.content, event);
+        if let Some(content) = &self.content {
+            self.agent.job(content, event);
+        }
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
@@ -144,8 +150,39 @@ impl Worker for Watched {
         self.worker.pictures()
     }
 
+    fn show_previews(&mut self, gallery: &Arc<Gallery>) {
+        self.worker.show_previews(gallery);
+    }
+
     fn model(&self) -> Option<Arc<dyn Model>> {
         self.worker.model()
+    }
+
+    fn updates(&self) -> Option<Arc<dyn Updates>> {
+        Some(Arc::new(Followed(self.agent.clone())))
+    }
+
+    fn takes_jobs(&self) -> bool {
+        self.worker.takes_jobs()
+    }
+}
+
+/// How updates stand, for the status page and the metrics.
+struct Followed(Agent);
+
+impl Updates for Followed {
+    fn describe(&self) -> Option<UpdateState> {
+        let status = self.0.status().ok()?;
+        let trouble = status.trouble();
+        Some(UpdateState {
+            phase: status.phase.to_string(),
+            words: status.words().to_owned(),
+            last_good: status.last_good.to_string(),
+            target: status.target.as_ref().map(|target| target.counter),
+            is_bad: trouble.is_some() || status.phase == Phase::SafeMode,
+            waits_for: status.waits_for,
+            trouble,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{
     Checked, Config, Content, Duty, Event, Examined, Examiner, FetchError, Load, Note, Shelf,
-    Standing, Store, StoreError, Supply, Timing, Trouble, Verdict, shelf,
+    Standing, Status, Store, StoreError, Supply, Timing, Trouble, Verdict, shelf,
 };
 use crate::durable::failpoint;
 use crate::fleet::collect::{self, Collector, Reporter};
@@ -104,6 +104,14 @@ impl Agent {
         let stopped = AtomicBool::new(false);
         let store = Mutex::new(store);
         Ok(Self(Arc::new(Shared { store, shelf, config, examiner, trail, stopped })))
+    }
+
+    /// How this device stands now.
+    ///
+    /// # Errors
+    /// If the agent's folder cannot be read.
+    pub fn status(&self) -> Result<Status, StoreError> {
+        Status::of(&self.0.store(), now_ms())
     }
 
     /// A model is on trial: what became of one of its jobs. Of another content nothing is taken.

@@ -38,7 +38,10 @@ impl Status {
     /// # Errors
     /// If there is none, or another version of this program made it.
     pub fn read(directory: &Path, now_ms: u64) -> Result<Self, StoreError> {
-        let store = Store::open_beside(directory)?;
+        Self::of(&Store::open_beside(directory)?, now_ms)
+    }
+
+    pub(super) fn of(store: &Store, now_ms: u64) -> Result<Self, StoreError> {
         let machine = store.machine();
         let target = match machine.candidate() {
             Some(candidate) => Some(Target {
@@ -59,11 +62,11 @@ impl Status {
             given_up: machine.quarantine().values().cloned().collect(),
         })
     }
-}
 
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = match self.phase {
+    /// What the phase means.
+    #[must_use]
+    pub fn words(&self) -> &'static str {
+        match self.phase {
             Phase::Idle | Phase::Committed => "nothing to do",
             Phase::Verified => "a new release is verified",
             Phase::WaitingWave => "waits for its turn",
@@ -73,8 +76,26 @@ impl fmt::Display for Status {
             Phase::Trial => "the release runs on trial",
             Phase::RolledBack => "gave the last release up",
             Phase::SafeMode => "safe mode: images are taken in and wait, nothing is computed",
-        };
-        writeln!(f, "state      {} ({words})", self.phase)?;
+        }
+    }
+
+    /// Why the repository is not followed, if it is not.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match &self.repository {
+            Standing::Fine | Standing::NotAsked => None,
+            Standing::TimeUntrusted(reason) => {
+                Some(format!("not believed, as the clock cannot be trusted: {reason}"))
+            }
+            Standing::Refused(reason) => Some(format!("not believed: {reason}")),
+            Standing::Unreachable(reason) => Some(format!("out of reach: {reason}")),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "state      {} ({})", self.phase, self.words())?;
         writeln!(f, "last good  {}", self.last_good)?;
         if let Some(Target { counter, name, .. }) = &self.target {
             writeln!(f, "target     release {counter} ({name})")?;
@@ -82,14 +103,12 @@ impl fmt::Display for Status {
         if let Some(waits_for) = &self.waits_for {
             writeln!(f, "waits for  {waits_for}")?;
         }
-        match &self.repository {
-            Standing::Fine => writeln!(f, "repository verified")?,
-            Standing::NotAsked => writeln!(f, "repository not asked yet")?,
-            Standing::TimeUntrusted(reason) => {
-                writeln!(f, "repository not believed, as the clock cannot be trusted: {reason}")?;
+        match self.trouble() {
+            Some(trouble) => writeln!(f, "repository {trouble}")?,
+            None if self.repository == Standing::NotAsked => {
+                writeln!(f, "repository not asked yet")?
             }
-            Standing::Refused(reason) => writeln!(f, "repository not believed: {reason}")?,
-            Standing::Unreachable(reason) => writeln!(f, "repository out of reach: {reason}")?,
+            None => writeln!(f, "repository verified")?,
         }
         if let Some(reason) = &self.passed_over {
             writeln!(f, "not taken  {reason}")?;

@@ -173,3 +173,12 @@ pub fn store(to: SocketAddr, files: &[PathBuf]) {
 pub fn cdal() -> Command {
     Command::new(env!("CARGO_BIN_EXE_cdal"))
 }
+
+/// What stands in the page after its scripts have run.
+pub fn rendered(url: &str) -> String {
+    let mut browser = Command::new("chromium");
+    browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
+    browser.args(["--virtual-time-budget=8000", "--dump-dom", url]);
+    let output = browser.output().expect("chromium starts; tests/peers.sh installs it");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
