@@ -144,8 +144,7 @@ impl Daemon {
         let destinations = Arc::new(Destinations::new(queue.clone()));
         destinations.replace(&configured)?;
         sharing.as_ref().map_or(Ok(()), |sharing| sharing.own.replace(&configured))?;
-        let holder = spool.clone();
-        let held: Holdings = Arc::new(move |objects| holder.held(objects));
+        let held = holdings(&spool);
         let reporters = Reporters::start(&commitment, &ingest.dicom.ae_title, &spool, &held);
         let reporters = Arc::new(reporters);
 
@@ -340,6 +339,12 @@ impl Daemon {
         tracing::warn!(in_time, jobs, deliveries, reports, "stopped; the rest waits in the spool");
         Drained::WithRest { jobs, deliveries, reports }
     }
+}
+
+/// What the spool answers for.
+fn holdings(spool: &Arc<Spool>) -> Holdings {
+    let spool = spool.clone();
+    Arc::new(move |objects| spool.held(objects))
 }
 
 fn report(spool: &Spool, recovery: Recovery, destinations: &[String]) -> Result<(), DaemonError> {

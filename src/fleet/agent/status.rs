@@ -106,7 +106,7 @@ impl fmt::Display for Status {
         match self.trouble() {
             Some(trouble) => writeln!(f, "repository {trouble}")?,
             None if self.repository == Standing::NotAsked => {
-                writeln!(f, "repository not asked yet")?
+                writeln!(f, "repository not asked yet")?;
             }
             None => writeln!(f, "repository verified")?,
         }
