@@ -55,10 +55,11 @@ fn cases(criterion: &mut Criterion) {
         b.iter(|| Bundle::open(black_box(&bundle)).expect("the bundle is sound"));
     });
     let manifest = Bundle::open(&bundle).expect("the bundle is sound").manifest;
-    criterion.bench_function("series of 23 slices written", |b| {
+    let count = slices.len();
+    criterion.bench_function(&format!("series of {count} slices written"), |b| {
         b.iter(|| encode_mr_series(black_box(&volume), 7).expect("it was before"));
     });
-    criterion.bench_function("series of 23 slices read", |b| {
+    criterion.bench_function(&format!("series of {count} slices read"), |b| {
         b.iter(|| codec::read(black_box(folder.path())).expect("a series"));
     });
     criterion.bench_function("volume prepared", |b| {

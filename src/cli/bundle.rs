@@ -116,7 +116,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     Ok(ExitStatus::Done)
 }
 
-/// Such as `denoiser    120 nodes by CPUExecutionProvider: 40 Conv, 30 GroupNorm`.
+/// Such as `denoiser    120 nodes by CPUExecutionProvider: 40 Conv 61.2 %, 30 GroupNorm 20.5 %`.
 fn show(Placement { graph, provider, nodes, operators, microseconds }: &Placement) {
     let spent = |name: &String| microseconds.get(name).copied().unwrap_or(0);
     let all: u64 = microseconds.values().sum();

@@ -57,8 +57,7 @@ impl Interface {
     }
 
     /// Samples that one call of the denoiser takes at most.
-    #[must_use]
-    pub fn batch(&self, provider: Provider) -> usize {
+    fn most(&self, provider: Provider) -> usize {
         let pixels = self.image[1] * self.image[2];
         // A GPU meets powers of two: see `Staging::room`.
         let power = |most: usize| 1 << (most / pixels).clamp(1, GPU_BATCH).ilog2();
@@ -108,7 +107,7 @@ impl Generator {
         interface: Interface,
     ) -> Result<Self, EngineError> {
         let Interface { image: [c, h, w], features, latent, .. } = interface;
-        let ([l, ..], most) = (interface.label(), interface.batch(making.options.provider));
+        let ([l, ..], most) = (interface.label(), interface.most(making.options.provider));
         let image: [(&str, &[usize]); 1] = [("image", &[c, h, w])];
         let condition = making.session("condition", &graphs.condition, &image, most)?;
         expect("condition", condition.inputs(), &image)?;
@@ -366,7 +365,7 @@ mod tests {
     fn batches_of_a_gpu_are_powers_of_two() {
         let of = |size, provider| {
             let image = [1, size, size];
-            Interface { image, label_channels: 1, features: 32, latent: 16 }.batch(provider)
+            Interface { image, label_channels: 1, features: 32, latent: 16 }.most(provider)
         };
         assert_eq!([32, 96, 256, 1024].map(|size| of(size, Provider::Cpu)), [32, 3, 1, 1]);
         assert_eq!([32, 96, 256, 2048].map(|size| of(size, Provider::Cuda)), [256, 128, 32, 1]);

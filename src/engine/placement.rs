@@ -72,7 +72,7 @@ fn read(graph: &str, record: &[u8]) -> serde_json::Result<Vec<Placement>> {
             nodes.entry(provider).or_default().insert((name, operator));
         }
     }
-    let mut placement = |(provider, nodes): (String, BTreeSet<(String, String)>)| {
+    let placement = |(provider, nodes): (String, BTreeSet<(String, String)>)| {
         let mut operators = BTreeMap::new();
         for (_, operator) in &nodes {
             *operators.entry(operator.clone()).or_default() += 1;
@@ -81,7 +81,7 @@ fn read(graph: &str, record: &[u8]) -> serde_json::Result<Vec<Placement>> {
         let graph = graph.to_owned();
         Placement { graph, provider, nodes: nodes.len(), operators, microseconds }
     };
-    Ok(nodes.into_iter().map(&mut placement).collect())
+    Ok(nodes.into_iter().map(placement).collect())
 }
 
 #[cfg(test)]

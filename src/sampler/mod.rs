@@ -161,6 +161,9 @@ pub fn sample<D: Denoiser>(
 
 /// Fills `out`, a row for each ballot. What is drawn is the same whoever draws it.
 fn draw_all(noise: &dyn Noise, ballots: &[Ballot], draw: Draw, out: &mut [f32], threads: usize) {
+    if out.is_empty() {
+        return;
+    }
     let each = out.len() / ballots.len();
     let fill = |ballots: &[Ballot], rows: &mut [f32]| {
         for (ballot, row) in ballots.iter().zip(rows.chunks_exact_mut(each)) {

@@ -84,21 +84,23 @@ impl Survey {
             Decision::Threshold { .. } => vec![0],
         };
         let model = Agreement::fit(booths.iter().map(|booth| &booth.tally), &channels);
-        let mut turnovers = BTreeMap::new();
+        let mut by_votes = BTreeMap::new();
         let mut on_slice = BTreeMap::<usize, Vec<usize>>::new();
         for (number, Booth { crop, tally, .. }) in booths.iter().enumerate() {
             let of = || model.turnovers(tally.votes(), election.votes);
-            turnovers.entry(tally.votes()).or_insert_with(of);
+            by_votes.entry(tally.votes()).or_insert_with(of);
             on_slice.entry(crop.slice).or_default().push(number);
         }
+        let turnovers = booths.iter().map(|booth| &by_votes[&booth.tally.votes()]).collect();
+        let (decision, label) = (&election.manifest.decision, election.shape().label);
+        let mut poll = Poll::new(booths, turnovers, decision, label);
         let mut survey = Self { all: Expected::default(), turned_by: vec![0.0; booths.len()] };
         let grid = &election.prepared.grid;
         let ([_, height, width], [_, top, left]) = (grid.inner(), grid.offset);
-        let mut poll = Poll::default();
         for on_slice in on_slice.values() {
             for row in top..top + height {
                 for column in left..left + width {
-                    poll.ask(booths, on_slice, election, &turnovers, [row, column]);
+                    poll.ask(on_slice, [row, column]);
                     survey.count(&poll);
                 }
             }
@@ -106,7 +108,7 @@ impl Survey {
         survey
     }
 
-    fn count(&mut self, poll: &Poll) {
+    fn count(&mut self, poll: &Poll<'_>) {
         self.all.structure += f64::from(u8::from(poll.is_structure));
         let chance = upset(&poll.voices, poll.wins_ties);
         if chance == 0.0 {
@@ -120,9 +122,15 @@ impl Survey {
     }
 }
 
-/// What booths say of one voxel.
-#[derive(Default)]
-struct Poll {
+/// What booths say of one voxel after another.
+struct Poll<'a> {
+    booths: &'a [Booth],
+    /// Of each booth's votes.
+    turnovers: Vec<&'a Turnovers>,
+    decision: &'a Decision,
+    /// [L, H, W] of a booth.
+    label: [usize; 3],
+    /// The booths that cover the voxel, and their voices.
     numbers: Vec<usize>,
     voices: Vec<Voice>,
     /// Whether the label that has won so far wins a tie as well.
@@ -132,56 +140,60 @@ struct Poll {
     sums: Vec<usize>,
 }
 
-impl Poll {
-    fn ask(
-        &mut self,
-        booths: &[Booth],
-        on_slice: &[usize],
-        election: &Election<'_>,
-        turnovers: &BTreeMap<usize, Turnovers>,
-        [row, column]: [usize; 2],
-    ) {
-        let [labels, height, width] = election.shape().label;
-        self.numbers.clear();
-        self.voices.clear();
+impl<'a> Poll<'a> {
+    fn new(
+        booths: &'a [Booth],
+        turnovers: Vec<&'a Turnovers>,
+        decision: &'a Decision,
+        label: [usize; 3],
+    ) -> Self {
+        let (numbers, voices, sums) = (Vec::new(), Vec::new(), Vec::new());
+        let (wins_ties, is_structure) = (false, false);
+        Self { booths, turnovers, decision, label, numbers, voices, wins_ties, is_structure, sums }
+    }
+
+    fn ask(&mut self, on_slice: &[usize], [row, column]: [usize; 2]) {
+        let [labels, height, width] = self.label;
         let covers = |&number: &usize| {
-            let crop = booths[number].crop;
+            let crop = self.booths[number].crop;
             (crop.row..crop.row + height).contains(&row)
                 && (crop.column..crop.column + width).contains(&column)
         };
+        self.numbers.clear();
         self.numbers.extend(on_slice.iter().copied().filter(covers));
-        let ask = |number: usize, label: usize| {
-            let Booth { crop, tally, .. } = &booths[number];
-            let sum = tally.sum()[[label, row - crop.row, column - crop.column]];
-            let chance = || turnovers[&tally.votes()].at(sum);
-            (2.0 * sum > tally.votes() as f32, chance())
+        let sum = |number: usize, label: usize| {
+            let Booth { crop, tally, .. } = &self.booths[number];
+            tally.sum()[[label, row - crop.row, column - crop.column]]
         };
+        let says = |number: usize, label: usize| {
+            2.0 * sum(number, label) > self.booths[number].tally.votes() as f32
+        };
+        let turnover = |number: usize, label| self.turnovers[number].at(sum(number, label));
+        let count = |label| self.numbers.iter().filter(|&&number| says(number, label)).count();
         self.sums.clear();
-        for label in 0..labels {
-            self.sums.push(self.numbers.iter().filter(|&&number| ask(number, label).0).count());
-        }
-        match election.manifest.decision {
+        self.sums.extend((0..labels).map(count));
+        self.voices.clear();
+        match *self.decision {
             Decision::Argmax => {
-                let first = |others: usize| {
-                    let labels = (0..labels).filter(|&label| label != others);
+                let first_but = |other: Option<usize>| {
+                    let labels = (0..labels).filter(|&label| Some(label) != other);
                     labels.rev().max_by_key(|&label| self.sums[label]).unwrap_or(0)
                 };
-                let winner = first(usize::MAX);
-                let next = first(winner);
+                let winner = first_but(None);
+                let next = first_but(Some(winner));
                 (self.wins_ties, self.is_structure) = (winner < next, winner > 0);
-                self.voices.extend(self.numbers.iter().map(|&number| {
-                    let (own, other) = (ask(number, winner), ask(number, next));
-                    let stand = i8::from(own.0) - i8::from(other.0);
-                    Voice { stand, turnover: own.1.max(other.1) }
+                self.voices.extend(self.numbers.iter().map(|&number| Voice {
+                    stand: i8::from(says(number, winner)) - i8::from(says(number, next)),
+                    turnover: turnover(number, winner).max(turnover(number, next)),
                 }));
             }
             Decision::Threshold { foreground, .. } => {
                 let is_one = 2 * self.sums[0] > self.numbers.len();
                 (self.wins_ties, self.is_structure) =
                     (!is_one, is_one != (foreground == Polarity::Negative));
-                self.voices.extend(self.numbers.iter().map(|&number| {
-                    let (says_one, turnover) = ask(number, 0);
-                    Voice { stand: if says_one == is_one { 1 } else { -1 }, turnover }
+                self.voices.extend(self.numbers.iter().map(|&number| Voice {
+                    stand: if says(number, 0) == is_one { 1 } else { -1 },
+                    turnover: turnover(number, 0),
                 }));
             }
         }

@@ -61,6 +61,7 @@ impl Election<'_> {
         let batch = generator.batch();
         // One vote more where little is left to decide would be a waste.
         let least = generator.least_batch();
+        let least_for = |open: usize| (least / open.max(1)).max(1);
         let held = (HELD_FEATURES / (manifest.network.features * pixels)).max(1);
         let mut stages =
             Stages { steps: vec![Duration::ZERO; self.schedule.steps()], ..Stages::default() };
@@ -93,7 +94,7 @@ impl Election<'_> {
             let due = self.due(first, crops.len());
             let mut more = match due {
                 Some(_) => 1,
-                None => self.stopping.first_votes(self.votes).max(least / booths.len()),
+                None => self.stopping.first_votes(self.votes).max(least_for(booths.len())),
             };
             let mut preview = self.preview;
             // With a deadline, rounds are small as it is.
@@ -103,7 +104,7 @@ impl Election<'_> {
                     preview = None;
                 }
                 open = self.still_open(&booths, &standing, &mut forecast);
-                more = (least / open.len().max(1)).max(1);
+                more = least_for(open.len());
             }
             while !open.is_empty() {
                 let round = Instant::now();
@@ -116,7 +117,7 @@ impl Election<'_> {
                     is_cut = true;
                     break;
                 }
-                more = (least / open.len().max(1)).max(1);
+                more = least_for(open.len());
                 if let Some(preview) = preview.filter(|_| !open.is_empty()) {
                     self.show(preview, &standing, &booths);
                 }

@@ -2,7 +2,6 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -15,7 +14,7 @@ use cdal::{
 };
 use ndarray::{Array3, s};
 
-use crate::project::{cdal, cdal_onnx, python, root, runtime, said};
+use crate::project::{cdal, cdal_onnx, cdal_onnx_refuses, root, runtime, said};
 
 /// A few slices of a phantom.
 fn volume() -> Volume {
@@ -130,23 +129,16 @@ fn with_variants(folder: &Path) -> PathBuf {
     let (int8, both) = (path("int8"), path("both"));
     let ask = ["quantize", "--crops", &crops, "--votes", "2"];
     let first = [&ask[..], &["--bundle", &shipped, "--out", &int8]].concat();
-    refused(&[&first[..], &["--least-dice", "1.01"]].concat(), "asked are 1.01; not written");
+    cdal_onnx_refuses(
+        &[&first[..], &["--least-dice", "1.01"]].concat(),
+        "asked are 1.01; not written",
+    );
     assert!(!Path::new(&int8).exists());
     cdal_onnx(&[&first[..], &["--least-dice", "0.95"]].concat());
     let second = [&ask[..], &["--bundle", &int8, "--out", &both]].concat();
-    refused(&second, "has a denoiser in int8 already");
+    cdal_onnx_refuses(&second, "has a denoiser in int8 already");
     cdal_onnx(&[&second[..], &["--precision", "fp16", "--least-dice", "0.99"]].concat());
     both.into()
-}
-
-fn refused(arguments: &[&str], words: &str) {
-    let output = Command::new(python())
-        .args(["-m", "cdal_onnx"])
-        .args(arguments)
-        .env("PYTHONPATH", root().join("onnx"))
-        .output()
-        .unwrap();
-    assert!(!output.status.success() && said(&output).contains(words), "{}", said(&output));
 }
 
 #[test]

@@ -20,15 +20,26 @@ pub fn python() -> PathBuf {
     std::env::var_os("CDAL_PYTHON").map_or_else(|| root().join(".venv/bin/python"), Into::into)
 }
 
-/// Runs `python -m cdal_onnx …` and expects it to succeed.
-pub fn cdal_onnx(arguments: &[&str]) {
-    let output = Command::new(python())
+/// Runs `python -m cdal_onnx …`.
+fn run_cdal_onnx(arguments: &[&str]) -> Output {
+    Command::new(python())
         .args(["-m", "cdal_onnx"])
         .args(arguments)
         .env("PYTHONPATH", root().join("onnx"))
         .output()
-        .expect("the project's Python starts; run `make python`");
+        .expect("the project's Python starts; run `make python`")
+}
+
+/// Runs `python -m cdal_onnx …` and expects it to succeed.
+pub fn cdal_onnx(arguments: &[&str]) {
+    let output = run_cdal_onnx(arguments);
     assert!(output.status.success(), "cdal_onnx {arguments:?}: {}", said(&output));
+}
+
+/// Runs `python -m cdal_onnx …` and expects it to refuse with these words.
+pub fn cdal_onnx_refuses(arguments: &[&str], words: &str) {
+    let output = run_cdal_onnx(arguments);
+    assert!(!output.status.success() && said(&output).contains(words), "{}", said(&output));
 }
 
 /// Runs the binary under test.
