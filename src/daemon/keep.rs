@@ -12,7 +12,8 @@ const TICK: Duration = Duration::from_secs(1);
 const TICKS_PER_ROUND: u32 = 60;
 
 /// Removes finished work when its time has come, and calls `on_change` when another process changed the spool: an
-/// operator who retries something. Runs until it is aborted.
+/// operator who retries something. The first look calls it in any case, since nothing tells what came between the
+/// spool's opening and that look. Runs until it is aborted.
 pub(super) async fn look_after(spool: Arc<Spool>, on_change: impl Fn()) {
     let mut seen = None;
     for tick in 0_u32.. {
@@ -24,8 +25,11 @@ pub(super) async fn look_after(spool: Arc<Spool>, on_change: impl Fn()) {
         };
         match tokio::task::spawn_blocking(look).await {
             Ok(Ok((changes, Tidied { series, bytes }))) => {
-                if seen.replace(changes).is_some_and(|before| before != changes) {
-                    tracing::info!("an operator changed the spool");
+                let before = seen.replace(changes);
+                if before != Some(changes) {
+                    if before.is_some() {
+                        tracing::info!("an operator changed the spool");
+                    }
                     on_change();
                 }
                 if series > 0 {
@@ -36,5 +40,25 @@ pub(super) async fn look_after(spool: Arc<Spool>, on_change: impl Fn()) {
             Err(_) => return, // the runtime is shutting down
         }
         tokio::time::sleep(TICK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::spool;
+
+    #[tokio::test]
+    async fn what_changed_before_the_first_look_is_not_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = Spool::open(spool::Config::new(folder.path())).unwrap();
+        let rung = Arc::new(Notify::new());
+        let bell = Arc::clone(&rung);
+        let looking = tokio::spawn(look_after(Arc::new(spool), move || bell.notify_one()));
+        let first = tokio::time::timeout(Duration::from_secs(30), rung.notified()).await;
+        looking.abort();
+        first.expect("the first look rings");
     }
 }
