@@ -45,15 +45,21 @@ class MeanOnly(InferenceGraph):
 
 
 class FirOnly(InferenceGraph):
-    fir_up, functions = FusedGraph.fir_up, FusedGraph.functions
+    fir_up, fir_down, functions = FusedGraph.fir_up, FusedGraph.fir_down, FusedGraph.functions
 
 
 class WithoutConv(FusedGraph):
-    conv = InferenceGraph.conv
+    conv, pointwise = InferenceGraph.conv, InferenceGraph.pointwise
+
+
+class WithoutPointwise(FusedGraph):
+    def _own_convolution(self, side: int, channels: int) -> None:
+        if side == 3:
+            super()._own_convolution(side, channels)
 
 
 DIALECTS = {"standard": InferenceGraph, "norm": NormOnly, "mean": MeanOnly, "fir": FirOnly, "chains": WithoutConv,
-            "fused": FusedGraph}
+            "spatial": WithoutPointwise, "fused": FusedGraph}
 
 
 def main() -> None:

@@ -21,13 +21,14 @@ use ndarray::{Array2, Array4};
 /// Of the matrices whose product is the measure.
 const SIDE: usize = 2048;
 /// Graphs and what is fused in them.
-const WAYS: [(&str, &str); 6] = [
+const WAYS: [(&str, &str); 7] = [
     ("standard", "standard operators"),
     ("norm", "GroupNorm, offset and SiLU fused"),
     ("mean", "residual sums fused"),
     ("fir", "FIR of its own"),
     ("chains", "all three"),
-    ("fused", "and 3x3 convolutions"),
+    ("spatial", "and 3x3 convolutions"),
+    ("fused", "and 1x1 convolutions"),
 ];
 
 fn main() {

@@ -68,8 +68,22 @@ def _group_norm(name: str, opset: int, offset: bool = False, silu: bool = False)
     return _function(name, inputs, nodes, ["groups", "epsilon"], opset, f"{doc}. What is given a channel is [1 or N, C].")
 
 
-def convolution_3x3(x: str, weight: str, bias: str, y: str) -> onnx.NodeProto:
-    return helper.make_node("Conv", [x, weight, bias], [y], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+def convolution(side: int, x: str, weight: str, bias: str, y: str) -> onnx.NodeProto:
+    """What keeps the size of the map."""
+    return helper.make_node("Conv", [x, weight, bias], [y], kernel_shape=[side] * 2, pads=[side // 2] * 4)
+
+
+# Side of their filters.
+CONVOLUTIONS = {"Conv1x1": 1, "Conv1x1Mean": 1, "Conv3x3": 3, "Conv3x3Mean": 3}
+
+
+def _convolution(name: str, opset: int) -> onnx.FunctionProto:
+    side = CONVOLUTIONS[name]
+    doc = f"Convolution of X [N, C, H, W] with W [K, C, {side}, {side}], stride 1, padding {side // 2}, plus B [K]"
+    if not name.endswith("Mean"):
+        return _function(name, ["X", "W", "B"], [convolution(side, "X", "W", "B", "Y")], [], opset, f"{doc}.")
+    nodes = [convolution(side, "X", "W", "B", "convolved"), *residual_mean("R", "convolved", "Y")]
+    return _function(name, ["X", "W", "B", "R"], nodes, [], opset, f"{doc}; then (R + it)/√2.")
 
 
 def residual_mean(a: str, b: str, y: str) -> list[onnx.NodeProto]:
@@ -80,30 +94,31 @@ def residual_mean(a: str, b: str, y: str) -> list[onnx.NodeProto]:
     ]
 
 
-def functions(opset: int) -> list[onnx.FunctionProto]:
+def _fir(name: str, operator: str, opset: int, doc: str) -> onnx.FunctionProto:
     node = helper.make_node
-    convolution = node("ConvTranspose", ["X", "kernel"], ["Y"], kernel_shape=[4, 4], strides=[2, 2], pads=[1, 1, 1, 1])
-    convolution.attribute.append(_reference("group", "channels", onnx.AttributeProto.INT))
+    filtered = node(operator, ["X", "kernel"], ["Y"], kernel_shape=[4, 4], strides=[2, 2], pads=[1, 1, 1, 1])
+    filtered.attribute.append(_reference("group", "channels", onnx.AttributeProto.INT))
+    return _function(name, ["X"], [
+        _attribute("taps", "value_floats", "taps"), _attribute("channels", "value_int", "channels"),
+        _constant("column", np.array([4, 1])), _constant("row", np.array([1, 4])),
+        _constant("axis", np.array([0])), _constant("sizes", np.array([1, 4, 4])),
+        node("Reshape", ["taps", "column"], ["vertical"]), node("Reshape", ["taps", "row"], ["horizontal"]),
+        node("MatMul", ["vertical", "horizontal"], ["square"]),
+        node("Unsqueeze", ["channels", "axis"], ["count"]),
+        node("Concat", ["count", "sizes"], ["shape"], axis=0),
+        node("Expand", ["square", "shape"], ["kernel"]),
+        filtered,
+    ], ["taps", "channels"], opset, doc)
+
+
+def functions(opset: int) -> list[onnx.FunctionProto]:
     return [
         _group_norm("GroupNorm", opset),
         _group_norm("GroupNormSiLU", opset, silu=True),
         _group_norm("OffsetGroupNormSiLU", opset, offset=True, silu=True),
-        _function("Conv3x3", ["X", "W", "B"], [convolution_3x3("X", "W", "B", "Y")], [], opset,
-                  "Convolution of X [N, C, H, W] with W [K, C, 3, 3], stride and padding 1, plus B [K]."),
-        _function("Conv3x3Mean", ["X", "W", "B", "R"], [
-            convolution_3x3("X", "W", "B", "convolved"), *residual_mean("R", "convolved", "Y"),
-        ], [], opset, "Convolution of X [N, C, H, W] with W [K, C, 3, 3], stride and padding 1, plus B [K]; then (R + it)/√2."),
+        *(_convolution(name, opset) for name in CONVOLUTIONS),
         _function("ResidualMean", ["A", "B"], residual_mean("A", "B", "Y"), [], opset,
                   "(A + B)/√2: the rescaled sum of every residual connection."),
-        _function("FirUp", ["X"], [
-            _attribute("taps", "value_floats", "taps"), _attribute("channels", "value_int", "channels"),
-            _constant("column", np.array([4, 1])), _constant("row", np.array([1, 4])),
-            _constant("axis", np.array([0])), _constant("sizes", np.array([1, 4, 4])),
-            node("Reshape", ["taps", "column"], ["vertical"]), node("Reshape", ["taps", "row"], ["horizontal"]),
-            node("MatMul", ["vertical", "horizontal"], ["square"]),
-            node("Unsqueeze", ["channels", "axis"], ["count"]),
-            node("Concat", ["count", "sizes"], ["shape"], axis=0),
-            node("Expand", ["square", "shape"], ["kernel"]),
-            convolution,
-        ], ["taps", "channels"], opset, "Zero insertion by 2, then a blur with the four taps along both axes."),
+        _fir("FirUp", "ConvTranspose", opset, "Zero insertion by 2, then a blur with the four taps along both axes."),
+        _fir("FirDown", "Conv", opset, "A blur with the four taps along both axes, of which every second pixel is kept."),
     ]

@@ -270,11 +270,11 @@ class InferenceGraph(Graph):
 
 
 # Least size of a map whose 3x3 convolutions are `Conv3x3`: a smaller one has too few tiles for what a batch of one gains.
-CONV3X3_FROM = 16
+CONV3X3_FROM = 8
 
 
 class FusedGraph(InferenceGraph):
-    """The inference dialect with the memory-bound chains between convolutions, and the 3x3 convolutions themselves, as
+    """The inference dialect with the memory-bound chains between convolutions, and the convolutions themselves, as
     operators of the domain `cdal`.
 
     Their definition is a function of standard operators that the model carries along: a provider without a kernel for
@@ -294,21 +294,39 @@ class FusedGraph(InferenceGraph):
     def conv(self, x: Map, key: str, channels: int, kernel: int = 3, stride: int = 1, padding: int | None = None,
              bias: bool = True) -> Map:
         y = super().conv(x, key, channels, kernel, stride, padding, bias)
-        if kernel == 3 and stride == 1 and padding in (None, 1) and bias and x.size >= CONV3X3_FROM:
-            node = self.nodes[-1]
-            node.op_type, node.domain = "Conv3x3", fused.DOMAIN
-            del node.attribute[:]
+        keeps_size = stride == 1 and padding in (None, kernel // 2)
+        if keeps_size and (kernel == 1 or kernel == 3 and x.size >= CONV3X3_FROM):
+            self._own_convolution(kernel, channels)
         return y
+
+    def pointwise(self, x: Map, key: str, channels: int) -> Map:
+        y = super().pointwise(x, key, channels)
+        self._own_convolution(1, channels)
+        return y
+
+    def _own_convolution(self, side: int, channels: int) -> None:
+        """The last node, which is a convolution, becomes one of the domain `cdal`, which always has a bias."""
+        node = self.nodes[-1]
+        node.op_type, node.domain = f"Conv{side}x{side}", fused.DOMAIN
+        if len(node.input) == 2:
+            node.input.append(self.constant(np.zeros(channels, np.float32)))
+        del node.attribute[:]
 
     def mean(self, a: Map, b: Map) -> Map:
         """What `b` convolves is added to `a` where it is written, if nobody else reads it."""
         of_b = next((index for index, node in enumerate(self.nodes) if b.name in node.output), None)
         is_read = any(b.name in node.input for node in self.nodes)
-        if of_b is None or self.nodes[of_b].op_type != "Conv3x3" or is_read:
+        if of_b is None or f"{self.nodes[of_b].op_type}Mean" not in fused.CONVOLUTIONS or is_read:
             return Map(self.op("ResidualMean", a.name, b.name, domain=fused.DOMAIN), a.channels, a.size)
         convolution = self.nodes.pop(of_b)  # which may stand before `a`
-        y = self.op("Conv3x3Mean", *convolution.input, a.name, domain=fused.DOMAIN)
+        y = self.op(f"{convolution.op_type}Mean", *convolution.input, a.name, domain=fused.DOMAIN)
         return Map(y, a.channels, a.size)
+
+    def fir_down(self, x: Map, kernel: np.ndarray) -> Map:
+        if len(kernel) != 4:
+            return super().fir_down(x, kernel)
+        y = self.op("FirDown", x.name, domain=fused.DOMAIN, taps=[float(tap) for tap in kernel], channels=x.channels)
+        return Map(y, x.channels, x.size // 2)
 
     def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
         if len(kernel) != 4:

@@ -48,18 +48,18 @@ def int8(model: onnx.ModelProto, feeds: Iterable[Feed]) -> onnx.ModelProto:
 
 
 def _spelt_out(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with its 3x3 convolutions as standard ones, which are what can be quantised."""
+    """`model` with its convolutions as standard ones, which are what can be quantised."""
     spelt = onnx.ModelProto()
     spelt.CopyFrom(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        if node.domain != fused.DOMAIN or node.op_type not in ("Conv3x3", "Conv3x3Mean"):
+        if node.domain != fused.DOMAIN or node.op_type not in fused.CONVOLUTIONS:
             nodes.append(node)
             continue
         x, weight, bias, *residual = node.input
         y = node.output[0]
         convolved = f"{y}:convolved" if residual else y
-        nodes.append(fused.convolution_3x3(x, weight, bias, convolved))
+        nodes.append(fused.convolution(fused.CONVOLUTIONS[node.op_type], x, weight, bias, convolved))
         nodes[-1].name = node.name
         nodes += [helper.make_node("ResidualMean", [r, convolved], [y], domain=fused.DOMAIN) for r in residual]
     del spelt.graph.node[:]

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::domain::Precision;
 
-/// Pixels of x that one call of the denoiser takes at most on the CPU: enough to keep every core busy, little enough
-/// that activations stay near the cache.
+/// Pixels of x that one call of the denoiser takes at most on the CPU, and samples: enough to keep every core busy, little
+/// enough that activations stay near the cache.
 const BATCH_PIXELS: usize = 32 * 1024;
+const BATCH: usize = 16;
 
 /// The same on a GPU, 32 samples of 256 x 256, and the most samples of smaller ones; fewer may be found to be enough.
 const CUDA_BATCH_PIXELS: usize = 2 * 1024 * 1024;
@@ -62,7 +63,7 @@ impl Interface {
         // A GPU meets powers of two: see `Staging::room`.
         let power = |most: usize| 1 << (most / pixels).clamp(1, GPU_BATCH).ilog2();
         match provider {
-            Provider::Cpu => (BATCH_PIXELS / pixels).max(1),
+            Provider::Cpu => (BATCH_PIXELS / pixels).clamp(1, BATCH),
             Provider::Cuda => power(CUDA_BATCH_PIXELS),
             Provider::TensorRt => power(TENSORRT_BATCH_PIXELS),
         }
@@ -367,7 +368,7 @@ mod tests {
             let image = [1, size, size];
             Interface { image, label_channels: 1, features: 32, latent: 16 }.most(provider)
         };
-        assert_eq!([32, 96, 256, 1024].map(|size| of(size, Provider::Cpu)), [32, 3, 1, 1]);
+        assert_eq!([32, 96, 256, 1024].map(|size| of(size, Provider::Cpu)), [16, 3, 1, 1]);
         assert_eq!([32, 96, 256, 2048].map(|size| of(size, Provider::Cuda)), [256, 128, 32, 1]);
         assert_eq!([32, 96, 256].map(|size| of(size, Provider::TensorRt)), [256, 32, 8]);
     }

@@ -1,7 +1,8 @@
 //! Sixteen numbers side by side: what the convolution's arithmetic is written over.
 //!
 //! With AVX-512 they are one register. Elsewhere they are an array, which the compiler lays out in what registers there are;
-//! `FUSED` says whether the machine multiplies and adds in one instruction.
+//! `FUSED` says whether the machine multiplies and adds in one instruction. Arithmetic is spelt out, without `map` of arrays or
+//! other closures: nothing makes the compiler inline these.
 
 // Inlined into functions that have the instructions, or it would be none of them that computes.
 #![allow(clippy::inline_always)]
@@ -49,6 +50,17 @@ pub(super) trait Lanes: Copy {
         let mut line = [0.0; LANES];
         line[..values.len()].copy_from_slice(values);
         Self::load(&line)
+    }
+
+    /// The first of them, up to sixteen.
+    #[inline(always)]
+    fn store_some(self, values: &mut [f32]) {
+        if let Some(line) = values.first_chunk_mut() {
+            return self.store(line);
+        }
+        let mut line = [0.0; LANES];
+        self.store(&mut line);
+        values.copy_from_slice(&line[..values.len()]);
     }
 }
 
@@ -228,7 +240,7 @@ mod wide {
 
         #[inline(always)]
         fn apart(row: [Self; 4]) -> [Self; 4] {
-            let [a, b, c, d] = row.map(|v| v.0);
+            let [Self(a), Self(b), Self(c), Self(d)] = row;
             unsafe {
                 // Places 4i and 4i + 1 of a pair of registers into the halves of one, then 4i + 2 and 4i + 3.
                 let low =
@@ -240,47 +252,61 @@ mod wide {
                 let (ef, gh) =
                     (_mm512_permutex2var_ps(a, high, b), _mm512_permutex2var_ps(c, high, d));
                 [
-                    _mm512_shuffle_f32x4::<0b01_00_01_00>(ab, cd),
-                    _mm512_shuffle_f32x4::<0b11_10_11_10>(ab, cd),
-                    _mm512_shuffle_f32x4::<0b01_00_01_00>(ef, gh),
-                    _mm512_shuffle_f32x4::<0b11_10_11_10>(ef, gh),
+                    Self(_mm512_shuffle_f32x4::<0b01_00_01_00>(ab, cd)),
+                    Self(_mm512_shuffle_f32x4::<0b11_10_11_10>(ab, cd)),
+                    Self(_mm512_shuffle_f32x4::<0b01_00_01_00>(ef, gh)),
+                    Self(_mm512_shuffle_f32x4::<0b11_10_11_10>(ef, gh)),
                 ]
-                .map(Self)
             }
         }
 
         #[inline(always)]
         fn together(parts: [Self; 4]) -> [Self; 4] {
-            let [a, b, c, d] = parts.map(|v| v.0);
+            let [Self(a), Self(b), Self(c), Self(d)] = parts;
             unsafe {
-                let halves = |x, y| {
-                    let low =
-                        _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                    let high = _mm512_setr_epi32(
-                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31,
-                    );
-                    (_mm512_permutex2var_ps(x, low, y), _mm512_permutex2var_ps(x, high, y))
-                };
                 // Pairs of a and b stand beside pairs of c and d.
-                let ((ab, ab_high), (cd, cd_high)) = (halves(a, b), halves(c, d));
-                let quads = |x, y| {
-                    let low =
-                        _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
-                    let high = _mm512_setr_epi32(
-                        8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31,
-                    );
-                    (_mm512_permutex2var_ps(x, low, y), _mm512_permutex2var_ps(x, high, y))
-                };
-                let ((first, second), (third, fourth)) = (quads(ab, cd), quads(ab_high, cd_high));
-                [first, second, third, fourth].map(Self)
+                let ([ab, ab_high], [cd, cd_high]) = (halves(a, b), halves(c, d));
+                let ([first, second], [third, fourth]) = (quads(ab, cd), quads(ab_high, cd_high));
+                [Self(first), Self(second), Self(third), Self(fourth)]
             }
         }
 
         #[inline(always)]
         fn load_some(values: &[f32]) -> Self {
-            let count = values.len().min(LANES);
-            let mask = (u32::MAX >> (32 - count as u32 - 1) >> 1) as u16;
-            Self(unsafe { _mm512_maskz_loadu_ps(mask, values.as_ptr()) })
+            Self(unsafe { _mm512_maskz_loadu_ps(first(values.len()), values.as_ptr()) })
         }
+
+        #[inline(always)]
+        fn store_some(self, values: &mut [f32]) {
+            unsafe { _mm512_mask_storeu_ps(values.as_mut_ptr(), first(values.len()), self.0) }
+        }
+    }
+
+    /// Numbers of two registers by turns: those of the lower halves, and of the upper.
+    #[inline(always)]
+    unsafe fn halves(x: __m512, y: __m512) -> [__m512; 2] {
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high =
+                _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+            [_mm512_permutex2var_ps(x, low, y), _mm512_permutex2var_ps(x, high, y)]
+        }
+    }
+
+    /// Pairs of numbers likewise.
+    #[inline(always)]
+    unsafe fn quads(x: __m512, y: __m512) -> [__m512; 2] {
+        unsafe {
+            let low = _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
+            let high =
+                _mm512_setr_epi32(8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31);
+            [_mm512_permutex2var_ps(x, low, y), _mm512_permutex2var_ps(x, high, y)]
+        }
+    }
+
+    /// A bit for each of the first `count` lanes.
+    #[inline(always)]
+    fn first(count: usize) -> u16 {
+        (u32::MAX >> (31 - count.min(LANES) as u32) >> 1) as u16
     }
 }

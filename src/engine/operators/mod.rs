@@ -1,14 +1,19 @@
 //! CPU kernels for the operators of the domain `cdal`: the memory-bound chains between the generator's convolutions,
-//! each in as few passes over memory as it can be done in, and its 3 x 3 convolutions with a quarter of the multiplications.
+//! each in as few passes over memory as it can be done in; its 3 x 3 convolutions with a quarter of the multiplications, and
+//! its 1 x 1 convolutions without rearranging what they read.
 //!
 //! `onnx/cdal_onnx/fused.py` defines the operators by standard ones, and a model carries these definitions; a session
 //! without these kernels (on a GPU) runs them. Results do not depend on threads: each group or plane is one thread's.
 
 mod context;
-mod conv3x3;
+mod convolution;
+mod fir_down;
 mod fir_up;
 mod group_norm;
 mod lanes;
+mod machine;
+mod pointwise;
+mod product;
 mod residual_mean;
 mod scratch;
 mod winograd;
@@ -17,6 +22,8 @@ use std::{sync::Arc, thread};
 
 use ort::{Result, operator::OperatorDomain};
 
+use self::{convolution::Convolution, machine::Machine, pointwise::Pointwise, winograd::Winograd};
+
 /// The domain and all its kernels, to be added to a session that runs on the CPU with this many threads inside an operator.
 pub(super) fn domain(threads: Option<usize>) -> Result<OperatorDomain> {
     let domain = OperatorDomain::new("cdal")?
@@ -24,16 +31,19 @@ pub(super) fn domain(threads: Option<usize>) -> Result<OperatorDomain> {
         .add(group_norm::GroupNorm { name: "GroupNormSiLU", offset: false, silu: true })?
         .add(group_norm::GroupNorm { name: "OffsetGroupNormSiLU", offset: true, silu: true })?
         .add(residual_mean::ResidualMean)?
+        .add(fir_down::FirDown)?
         .add(fir_up::FirUp)?;
     // Elsewhere the runtime's own convolution serves, by the model's definitions.
-    if !winograd::Machine::all().any(winograd::Machine::pays) {
+    if !Machine::all().any(Machine::pays) {
         return Ok(domain);
     }
     let available = || thread::available_parallelism().map_or(1, Into::into);
     let scratch = Arc::new(scratch::Scratch::new(threads.unwrap_or_else(available)));
     domain
-        .add(conv3x3::Conv3x3 { name: "Conv3x3", mean: false, scratch: Arc::clone(&scratch) })?
-        .add(conv3x3::Conv3x3 { name: "Conv3x3Mean", mean: true, scratch })
+        .add(Convolution::<Winograd>::new("Conv3x3", false, &scratch))?
+        .add(Convolution::<Winograd>::new("Conv3x3Mean", true, &scratch))?
+        .add(Convolution::<Pointwise>::new("Conv1x1", false, &scratch))?
+        .add(Convolution::<Pointwise>::new("Conv1x1Mean", true, &scratch))
 }
 
 /// [N, C, H, W] of a feature map.

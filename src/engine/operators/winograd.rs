@@ -13,11 +13,11 @@
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use super::lanes::Wide;
 use super::{
     Parts,
-    lanes::{LANES, Lanes, Line, Portable},
+    convolution::{Filters, Maps, Share},
+    lanes::{LANES, Lanes, Line},
+    product::{GROUPS, ROWS, deposit, flat, flat_mut, sums},
 };
 
 /// Outputs of a tile along an axis, and the inputs that they see.
@@ -25,12 +25,8 @@ const TILE: usize = 4;
 const SEEN: usize = 6;
 /// Places of a transformed tile.
 const PLACES: usize = SEEN * SEEN;
-/// Registers of tiles in a block.
-const GROUPS: usize = 2;
 /// Tiles that are taken through all stages together.
 const BLOCK: usize = GROUPS * LANES;
-/// Outputs whose products are computed together: 8 x 2 registers of sums.
-const ROWS: usize = 8;
 
 // The points are 0, ±P, ±Q and infinity.
 const P: f32 = 0.625;
@@ -48,31 +44,21 @@ const SPAN: usize = TILE * GROUPS + 2;
 
 /// Filters in the transformed domain, and the bias.
 #[derive(Debug)]
-pub(super) struct Filters {
-    pub inputs: usize,
-    pub outputs: usize,
+pub(super) struct Winograd {
+    inputs: usize,
+    outputs: usize,
     /// [outputs / ROWS, PLACES, inputs, ROWS], with zeros for outputs that are not there.
     transformed: Vec<f32>,
     bias: Vec<f32>,
 }
 
-impl Filters {
-    /// `weights`: [outputs, inputs, 3, 3]; `bias`: [outputs].
-    pub fn new(weights: &[f32], bias: &[f32], inputs: usize) -> Self {
-        let outputs = bias.len();
-        let mut filters = Self { inputs, outputs, transformed: Vec::new(), bias: Vec::new() };
-        filters.set(weights, bias);
-        filters
-    }
+impl Filters for Winograd {
+    const SIDE: usize = 3;
 
-    /// Other values of the same shape.
-    pub fn set(&mut self, weights: &[f32], bias: &[f32]) {
-        let Self { inputs, outputs, .. } = *self;
-        assert_eq!((weights.len(), bias.len()), (outputs * inputs * 9, outputs));
-        let groups = self.groups();
-        self.transformed.resize(groups * PLACES * inputs * ROWS, 0.0);
-        self.bias.resize(groups * ROWS, 0.0);
-        self.bias[..outputs].copy_from_slice(bias);
+    fn new(weights: &[f32], bias: &[f32], inputs: usize) -> Self {
+        let outputs = bias.len();
+        assert_eq!(weights.len(), outputs * inputs * 9);
+        let mut transformed = vec![0.0; outputs.div_ceil(ROWS) * PLACES * inputs * ROWS];
         let matrix = filter_matrix();
         for (index, filter) in weights.as_chunks::<9>().0.iter().enumerate() {
             let (output, input) = (index / inputs, index % inputs);
@@ -85,31 +71,51 @@ impl Filters {
                 for (j, right) in matrix.iter().enumerate() {
                     let value = right[0] * mixed[0] + right[1] * mixed[1] + right[2] * mixed[2];
                     let place = (group * PLACES + i * SEEN + j) * inputs + input;
-                    self.transformed[place * ROWS + row] = value as f32;
+                    transformed[place * ROWS + row] = value as f32;
                 }
             }
         }
+        Self { inputs, outputs, transformed, bias: bias.to_vec() }
     }
 
-    /// Groups of outputs that are computed together.
-    pub fn groups(&self) -> usize {
-        self.outputs.div_ceil(ROWS)
+    fn inputs(&self) -> usize {
+        self.inputs
     }
 
-    /// Lines of scratch that a block needs.
-    pub fn scratch(&self) -> usize {
+    fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    fn scratch(&self) -> usize {
         PLACES * (seen_apart(self.inputs) + PRODUCTS_APART)
     }
-}
 
-fn flat(lines: &[Line]) -> &[f32] {
-    // SAFETY: a line is sixteen numbers and nothing else.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
-}
+    fn blocks(maps: &Maps<'_>) -> usize {
+        tiles(maps).div_ceil(BLOCK)
+    }
 
-fn flat_mut(lines: &mut [Line]) -> &mut [f32] {
-    // SAFETY: as in `flat`.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+    /// Takes the block through all stages.
+    #[inline(always)]
+    unsafe fn convolve<L: Lanes>(
+        &self,
+        maps: &Maps<'_>,
+        share: Share,
+        y: &Parts,
+        scratch: &mut [Line],
+    ) {
+        let runs = Runs::new(maps, share.block);
+        let (seen, products) = scratch.split_at_mut(PLACES * seen_apart(self.inputs));
+        let products = &mut products[..PLACES * PRODUCTS_APART];
+        look::<L>(self.inputs, maps, &runs, seen);
+        let of_group = PLACES * self.inputs * ROWS;
+        for group in share.groups {
+            let transformed = &self.transformed[group * of_group..][..of_group];
+            multiply::<L>(self.inputs, transformed, seen, products);
+            let outputs = group * ROWS..self.outputs.min((group + 1) * ROWS);
+            // SAFETY: as the caller promises.
+            unsafe { write::<L>(self, outputs, maps, &runs, products, y) };
+        }
+    }
 }
 
 /// Transform of a filter along one axis: its polynomial at the points, over the product of their distances.
@@ -130,8 +136,9 @@ fn filter_matrix() -> [[f64; 3]; SEEN] {
 fn forth<L: Lanes>(d: [L; SEEN]) -> [L; SEEN] {
     const P2: f32 = P * P;
     const Q2: f32 = Q * Q;
-    let [minus_p2, minus_q2, p2q2, minus_sum] = [-P2, -Q2, P2 * Q2, -(P2 + Q2)].map(L::splat);
-    let [p, minus_p, q, minus_q] = [P, -P, Q, -Q].map(L::splat);
+    let (minus_p2, minus_q2) = (L::splat(-P2), L::splat(-Q2));
+    let (p2q2, minus_sum) = (L::splat(P2 * Q2), L::splat(-(P2 + Q2)));
+    let (p, minus_p, q, minus_q) = (L::splat(P), L::splat(-P), L::splat(Q), L::splat(-Q));
     let (near, near_odd) = (d[2].fma(minus_q2, d[4]), d[1].fma(minus_q2, d[3]));
     let (far, far_odd) = (d[2].fma(minus_p2, d[4]), d[1].fma(minus_p2, d[3]));
     [
@@ -147,7 +154,8 @@ fn forth<L: Lanes>(d: [L; SEEN]) -> [L; SEEN] {
 /// Transform of the products along one axis.
 #[inline(always)]
 fn back<L: Lanes>(m: [L; SEEN]) -> [L; TILE] {
-    let [p, p2, p3, q, q2, q3] = [P, P * P, P * P * P, Q, Q * Q, Q * Q * Q].map(L::splat);
+    let (p, p2, p3) = (L::splat(P), L::splat(P * P), L::splat(P * P * P));
+    let (q, q2, q3) = (L::splat(Q), L::splat(Q * Q), L::splat(Q * Q * Q));
     let (near, near_odd) = (m[1].add(m[2]), m[1].sub(m[2]));
     let (far, far_odd) = (m[3].add(m[4]), m[3].sub(m[4]));
     [
@@ -168,32 +176,35 @@ trait FmaOf: Lanes {
 
 impl<L: Lanes> FmaOf for L {}
 
-/// Input and output of one convolution.
-#[derive(Clone, Copy)]
-pub(super) struct Maps<'a> {
-    /// [N, inputs, H, W].
-    pub x: &'a [f32],
-    /// [N, outputs, H, W]: y becomes (residual + convolution)/√2.
-    pub residual: Option<&'a [f32]>,
-    pub batch: usize,
-    pub height: usize,
-    pub width: usize,
+fn tiles(maps: &Maps<'_>) -> usize {
+    maps.batch * maps.height.div_ceil(TILE) * maps.width.div_ceil(TILE)
 }
 
-impl Maps<'_> {
-    pub fn blocks(&self) -> usize {
-        self.tiles().div_ceil(BLOCK)
-    }
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    /// Where it begins in the block.
+    lane: usize,
+    count: usize,
+    image: usize,
+    /// Of its first output.
+    top: usize,
+    left: usize,
+}
 
-    fn tiles(&self) -> usize {
-        self.batch * self.height.div_ceil(TILE) * self.width.div_ceil(TILE)
-    }
+/// Tiles of a block that lie in one row of one image, by rows.
+struct Runs {
+    list: [Run; BLOCK],
+    count: usize,
+    /// A bit for each tile that is the first, or the last, of its row.
+    starts: u32,
+    ends: u32,
+}
 
-    /// Tiles of a block that lie in one row of one image, by rows.
-    fn runs(&self, block: usize) -> Runs {
-        let (down, across) = (self.height.div_ceil(TILE), self.width.div_ceil(TILE));
-        let (mut tile, end) = (block * BLOCK, self.tiles().min((block + 1) * BLOCK));
-        let mut runs = Runs { list: [Run::default(); BLOCK], count: 0, starts: 0, ends: 0 };
+impl Runs {
+    fn new(maps: &Maps<'_>, block: usize) -> Self {
+        let (down, across) = (maps.height.div_ceil(TILE), maps.width.div_ceil(TILE));
+        let (mut tile, end) = (block * BLOCK, tiles(maps).min((block + 1) * BLOCK));
+        let mut runs = Self { list: [Run::default(); BLOCK], count: 0, starts: 0, ends: 0 };
         let mut lane = 0;
         while tile < end {
             let (row, column) = (tile / across, tile % across);
@@ -210,58 +221,6 @@ impl Maps<'_> {
             }
         }
         runs
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Run {
-    /// Where it begins in the block.
-    lane: usize,
-    count: usize,
-    image: usize,
-    /// Of its first output.
-    top: usize,
-    left: usize,
-}
-
-struct Runs {
-    list: [Run; BLOCK],
-    count: usize,
-    /// A bit for each tile that is the first, or the last, of its row.
-    starts: u32,
-    ends: u32,
-}
-
-/// A block of tiles and the groups of `ROWS` outputs that are wanted of it.
-#[derive(Debug, Clone)]
-pub(super) struct Share {
-    pub block: usize,
-    pub groups: Range<usize>,
-}
-
-/// Takes one block through all stages. `y`: [N, outputs, H, W].
-///
-/// # Safety
-/// The machine has the instructions of `L`; no two calls share an output of a block.
-#[inline(always)]
-unsafe fn convolve<L: Lanes>(
-    filters: &Filters,
-    maps: &Maps<'_>,
-    share: Share,
-    y: &Parts,
-    scratch: &mut [Line],
-) {
-    let runs = maps.runs(share.block);
-    let (seen, products) = scratch.split_at_mut(PLACES * seen_apart(filters.inputs));
-    let products = &mut products[..PLACES * PRODUCTS_APART];
-    look::<L>(filters.inputs, maps, &runs, seen);
-    let of_group = PLACES * filters.inputs * ROWS;
-    for group in share.groups {
-        let transformed = &filters.transformed[group * of_group..][..of_group];
-        multiply::<L>(filters.inputs, transformed, seen, products);
-        let outputs = group * ROWS..filters.outputs.min((group + 1) * ROWS);
-        // SAFETY: as the caller promises.
-        unsafe { write::<L>(filters, outputs, maps, &runs, products, y) };
     }
 }
 
@@ -303,13 +262,19 @@ fn look<L: Lanes>(inputs: usize, maps: &Maps<'_>, runs: &Runs, seen: &mut [Line]
             }
         }
         for (i, row) in rows.iter().enumerate() {
-            let line = |index: usize| L::load(&row[index].0);
             for group in 0..GROUPS {
-                let start = TILE * group;
-                let quads = [1, 2, 3, 4].map(|k| line(start + k));
-                let [b, c, d, e] = L::apart(quads);
-                let a = e.moved_up(line(start), !(runs.starts >> (LANES * group)) as u16);
-                let f = b.moved_down(line(start + 5), !(runs.ends >> (LANES * group)) as u16);
+                let lines: &[Line; SEEN] =
+                    row[TILE * group..].first_chunk().expect("a line at either end");
+                let [before, first, second, third, fourth, after] = lines;
+                let [b, c, d, e] = L::apart([
+                    L::load(&first.0),
+                    L::load(&second.0),
+                    L::load(&third.0),
+                    L::load(&fourth.0),
+                ]);
+                let (starts, ends) = (runs.starts >> (LANES * group), runs.ends >> (LANES * group));
+                let a = e.moved_up(L::load(&before.0), !starts as u16);
+                let f = b.moved_down(L::load(&after.0), !ends as u16);
                 for (j, value) in forth([a, b, c, d, e, f]).into_iter().enumerate() {
                     let place = i * SEEN + j;
                     value.store(&mut seen[place * seen_apart(inputs) + input * GROUPS + group].0);
@@ -327,17 +292,7 @@ fn multiply<L: Lanes>(inputs: usize, transformed: &[f32], seen: &[Line], product
         .zip(seen.chunks_exact(seen_apart(inputs)))
         .zip(products.as_chunks_mut::<PRODUCTS_APART>().0);
     for ((filters, tiles), products) in places {
-        let mut sums = [[L::splat(0.0); GROUPS]; ROWS];
-        let terms = filters.as_chunks::<ROWS>().0.iter().zip(tiles.as_chunks::<GROUPS>().0);
-        for (filter, tiles) in terms {
-            let tiles = [L::load(&tiles[0].0), L::load(&tiles[1].0)];
-            for (sums, &weight) in sums.iter_mut().zip(filter) {
-                let weight = L::splat(weight);
-                for (sum, tile) in sums.iter_mut().zip(tiles) {
-                    *sum = tile.fma(weight, *sum);
-                }
-            }
-        }
+        let sums = sums::<L>(filters, tiles);
         for (product, sum) in products.iter_mut().zip(sums.as_flattened()) {
             sum.store(&mut product.0);
         }
@@ -350,7 +305,7 @@ fn multiply<L: Lanes>(inputs: usize, transformed: &[f32], seen: &[Line], product
 /// No other call writes to the pixels of these runs.
 #[inline(always)]
 unsafe fn write<L: Lanes>(
-    filters: &Filters,
+    filters: &Winograd,
     outputs: Range<usize>,
     maps: &Maps<'_>,
     runs: &Runs,
@@ -358,23 +313,24 @@ unsafe fn write<L: Lanes>(
     y: &Parts,
 ) {
     let Maps { height, width, .. } = *maps;
-    let half_power = L::splat(std::f32::consts::FRAC_1_SQRT_2);
+    let mut pixels = [[Line::ZERO; TILE * GROUPS]; TILE];
     for (row, output) in outputs.enumerate() {
         let bias = L::splat(filters.bias[output]);
-        let mut pixels = [[Line::ZERO; TILE * GROUPS]; TILE];
         for group in 0..GROUPS {
-            let at = |i: usize, j: usize| {
-                L::load(&products[(i * SEEN + j) * PRODUCTS_APART + row * GROUPS + group].0)
-            };
             let mut half = [[L::splat(0.0); SEEN]; TILE];
             for j in 0..SEEN {
-                let column = back([0, 1, 2, 3, 4, 5].map(|i| at(i, j)));
-                for (half, value) in half.iter_mut().zip(column) {
+                let mut column = [L::splat(0.0); SEEN];
+                for (i, value) in column.iter_mut().enumerate() {
+                    let place = i * SEEN + j;
+                    *value = L::load(&products[place * PRODUCTS_APART + row * GROUPS + group].0);
+                }
+                for (half, value) in half.iter_mut().zip(back(column)) {
                     half[j] = value;
                 }
             }
             for (half, pixels) in half.into_iter().zip(&mut pixels) {
-                let parts = back(half).map(|part| part.add(bias));
+                let [a, b, c, d] = back(half);
+                let parts = [a.add(bias), b.add(bias), c.add(bias), d.add(bias)];
                 let lines = pixels[TILE * group..].iter_mut();
                 for (line, value) in lines.zip(L::together(parts)) {
                     value.store(&mut line.0);
@@ -387,227 +343,9 @@ unsafe fn write<L: Lanes>(
             for (down, pixels) in pixels.iter().enumerate().take(height - run.top) {
                 let pixels = &flat(pixels)[TILE * run.lane..][..count];
                 let start = plane + (run.top + down) * width + run.left;
+                let residual = maps.residual.map(|residual| &residual[start..start + count]);
                 // SAFETY: these pixels are of this call alone.
-                let to = unsafe { y.range(start, count) };
-                let Some(residual) = maps.residual else {
-                    to.copy_from_slice(pixels);
-                    continue;
-                };
-                let residual = &residual[start..start + count];
-                let (whole, rest) = to.as_chunks_mut::<LANES>();
-                for (index, to) in whole.iter_mut().enumerate() {
-                    let here = index * LANES..(index + 1) * LANES;
-                    let sum =
-                        L::load_some(&pixels[here.clone()]).add(L::load_some(&residual[here]));
-                    sum.mul(half_power).store(to);
-                }
-                let done = count - rest.len();
-                for (to, (a, b)) in
-                    rest.iter_mut().zip(pixels[done..].iter().zip(&residual[done..]))
-                {
-                    *to = (a + b) * std::f32::consts::FRAC_1_SQRT_2;
-                }
-            }
-        }
-    }
-}
-
-/// What this machine computes with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Machine {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Any,
-}
-
-impl Machine {
-    /// All that can be had here, the fastest first.
-    pub fn all() -> impl Iterator<Item = Self> {
-        let found = [
-            #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, is_x86_feature_detected!("avx512f")),
-            #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
-            (Self::Any, true),
-        ];
-        found.into_iter().filter(|found| found.1).map(|found| found.0)
-    }
-
-    /// Whether this beats the runtime's own convolution. Without the registers of AVX-512 it is no faster than that.
-    pub fn pays(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => true,
-            _ => false,
-        }
-    }
-
-    /// Computes a share of a convolution in `scratch`, [`Filters::scratch`] lines of any content. `y`: [N, outputs, H, W].
-    ///
-    /// # Safety
-    /// The machine is one of [`Machine::all`]; no two calls at a time share an output of a block.
-    pub unsafe fn convolve(
-        self,
-        filters: &Filters,
-        maps: &Maps<'_>,
-        share: Share,
-        y: &Parts,
-        scratch: &mut [Line],
-    ) {
-        // SAFETY: the instructions are there, and the rest is as the caller promises.
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512(filters, maps, share, y, scratch) },
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2(filters, maps, share, y, scratch) },
-            Self::Any => unsafe { any(filters, maps, share, y, scratch) },
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,fma")]
-unsafe fn avx512(
-    filters: &Filters,
-    maps: &Maps<'_>,
-    share: Share,
-    y: &Parts,
-    scratch: &mut [Line],
-) {
-    // SAFETY: as the caller promises.
-    unsafe { convolve::<Wide>(filters, maps, share, y, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(filters: &Filters, maps: &Maps<'_>, share: Share, y: &Parts, scratch: &mut [Line]) {
-    // SAFETY: as the caller promises.
-    unsafe { convolve::<Portable<true>>(filters, maps, share, y, scratch) }
-}
-
-unsafe fn any(filters: &Filters, maps: &Maps<'_>, share: Share, y: &Parts, scratch: &mut [Line]) {
-    const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
-    // SAFETY: as the caller promises.
-    unsafe { convolve::<Portable<FUSED>>(filters, maps, share, y, scratch) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Evenly spread over [-1, 1).
-    fn spread(count: usize, seed: u64) -> Vec<f32> {
-        let number = |index: u64| {
-            let mixed = (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                ^ seed.wrapping_mul(0xD1B5_4A32_D192_ED03);
-            let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            ((mixed ^ mixed >> 32) >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count as u64).map(number).collect()
-    }
-
-    struct Case {
-        batch: usize,
-        inputs: usize,
-        outputs: usize,
-        height: usize,
-        width: usize,
-        x: Vec<f32>,
-        weights: Vec<f32>,
-        bias: Vec<f32>,
-        residual: Option<Vec<f32>>,
-    }
-
-    impl Case {
-        fn new([batch, inputs, outputs, height, width]: [usize; 5], residual: bool) -> Self {
-            let maps = |channels| batch * channels * height * width;
-            Self {
-                batch,
-                inputs,
-                outputs,
-                height,
-                width,
-                x: spread(maps(inputs), 1),
-                weights: spread(outputs * inputs * 9, 2),
-                bias: spread(outputs, 3),
-                residual: residual.then(|| spread(maps(outputs), 4)),
-            }
-        }
-
-        fn found(&self, machine: Machine, parts: usize) -> Vec<f32> {
-            let filters = Filters::new(&self.weights, &self.bias, self.inputs);
-            let Self { batch, height, width, .. } = *self;
-            let maps =
-                Maps { x: &self.x, residual: self.residual.as_deref(), batch, height, width };
-            let mut y = vec![f32::NAN; batch * self.outputs * height * width];
-            let parts_of_y = Parts::new(&mut y);
-            // What was left behind by others is of no account.
-            let mut scratch = vec![Line([f32::NAN; LANES]); filters.scratch()];
-            for block in 0..maps.blocks() {
-                let bound = |part| part * filters.groups() / parts;
-                for part in 0..parts {
-                    let share = Share { block, groups: bound(part)..bound(part + 1) };
-                    // SAFETY: one call at a time.
-                    unsafe { machine.convolve(&filters, &maps, share, &parts_of_y, &mut scratch) };
-                }
-            }
-            y
-        }
-
-        /// As it is written down, in float64.
-        fn by_definition(&self) -> Vec<f64> {
-            let Self { batch, inputs, outputs, height: h, width: w, .. } = *self;
-            let mut y = Vec::with_capacity(batch * outputs * h * w);
-            for index in 0..batch * outputs * h * w {
-                let (column, row) = (index % w, index / w % h);
-                let (output, image) = (index / w / h % outputs, index / w / h / outputs);
-                let mut sum = f64::from(self.bias[output]);
-                for input in 0..inputs {
-                    for (at, &weight) in
-                        self.weights[(output * inputs + input) * 9..][..9].iter().enumerate()
-                    {
-                        let (r, c) = (row + at / 3, column + at % 3);
-                        if (1..=h).contains(&r) && (1..=w).contains(&c) {
-                            let x = self.x[((image * inputs + input) * h + r - 1) * w + c - 1];
-                            sum += f64::from(weight) * f64::from(x);
-                        }
-                    }
-                }
-                if let Some(residual) = &self.residual {
-                    sum = (sum + f64::from(residual[index])) * std::f64::consts::FRAC_1_SQRT_2;
-                }
-                y.push(sum);
-            }
-            y
-        }
-    }
-
-    #[test]
-    fn any_shape_gives_what_the_definition_gives_on_every_machine() {
-        let shapes = [
-            [1, 1, 1, 1, 1],
-            [1, 1, 8, 4, 4],
-            [2, 3, 5, 7, 9],
-            [1, 2, 3, 6, 64],
-            [1, 4, 9, 5, 130],
-            [3, 5, 8, 17, 33],
-            [2, 2, 17, 9, 260],
-            [5, 3, 4, 8, 8],
-            [1, 32, 16, 16, 128],
-        ];
-        for machine in Machine::all() {
-            for (shape, residual) in shapes.into_iter().zip([false, true].into_iter().cycle()) {
-                let case = Case::new(shape, residual);
-                let (found, wanted) = (case.found(machine, 1), case.by_definition());
-                let square =
-                    |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
-                let error = square(&mut found.iter().zip(&wanted).map(|(&f, w)| f64::from(f) - w));
-                let relative = (error / square(&mut wanted.iter().copied())).sqrt();
-                // Ten units in the last place.
-                assert!(relative < 1e-6, "{machine:?}, {shape:?}: {relative:.1e}");
-                assert_eq!(found, case.found(machine, 2), "{machine:?}, {shape:?}: in parts");
+                deposit::<L>(pixels, residual, unsafe { y.range(start, count) });
             }
         }
     }
