@@ -8,11 +8,12 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::Context;
 use super::problem::{self, Problem};
 use super::routes::Shared;
 use super::serve::blocking;
 use crate::durable;
-use crate::spool::{JobId, JobReport, JobState, ProductFile};
+use crate::spool::{JobId, JobReport, JobState, Place, ProductReport, SpoolError};
 
 pub(super) async fn get(
     State(shared): State<Shared>,
@@ -20,7 +21,7 @@ pub(super) async fn get(
 ) -> Result<Response<Body>, Problem> {
     let report = report(&shared, &id).await?;
     let mut job = describe(&report);
-    let pictures = shared.context.gallery.of(&report.id);
+    let pictures = shared.context.gallery.of(report.computed_as());
     let is_running = |_: &usize| report.state == JobState::Running;
     let preview = pictures.and_then(|pictures| pictures.preview).filter(is_running);
     job["preview"] = preview.map_or(
@@ -37,7 +38,7 @@ pub(super) async fn mask(
 ) -> Result<Response<Body>, Problem> {
     let report = report(&shared, &id).await?;
     let product = report.products.first().cloned();
-    send(product.ok_or_else(|| without_result(&report))?).await
+    send(&shared, product.ok_or_else(|| without_result(&report))?).await
 }
 
 /// One product by its name.
@@ -54,7 +55,7 @@ pub(super) async fn result(
             not_found("the job has no result of this name")
         }
     };
-    send(product.ok_or_else(unknown)?).await
+    send(&shared, product.ok_or_else(unknown)?).await
 }
 
 pub(super) async fn report(shared: &Shared, id: &str) -> Result<JobReport, Problem> {
@@ -62,7 +63,24 @@ pub(super) async fn report(shared: &Shared, id: &str) -> Result<JobReport, Probl
         || not_found("there is no such job; it is named by `jobs[].id` of POST /v1/cases");
     let id = JobId::parse(id).ok_or_else(unknown)?;
     let context = Arc::clone(&shared.context);
-    blocking(move || context.spool.job(&id)).await?.ok_or_else(unknown)
+    blocking(move || find(&context, &id)).await?.ok_or_else(unknown)
+}
+
+/// A job that was handed over is what became of it on the shared queue, under the number that it got here. Where that cannot
+/// be asked now, or has removed it, it stays `Shared`.
+fn find(context: &Context, id: &JobId) -> Result<Option<JobReport>, SpoolError> {
+    let Some(here) = context.spool.job(id)? else { return Ok(None) };
+    // Who asks is not made to wait for a server that is away: the worker asks for it all the time.
+    let queue = context.shared.as_ref().filter(|queue| queue.is_reached());
+    let (Some(queue), Some(number)) = (queue, &here.shared_as) else {
+        return Ok(Some(here));
+    };
+    match queue.job(number) {
+        Ok(Some(there)) => Ok(Some(JobReport { id: here.id, shared_as: here.shared_as, ..there })),
+        Ok(None) => Ok(Some(here)),
+        Err(error) if error.is_outage() => Ok(Some(here)),
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) fn not_found(error: &str) -> Problem {
@@ -83,10 +101,16 @@ fn without_result(report: &JobReport) -> Problem {
         },
         JobState::Failed => conflict("failed", format!("the job failed: {reason}")),
         JobState::Quarantined => conflict("quarantined", format!("the job is held: {reason}")),
-        JobState::Shared => conflict(
-            "shared",
-            format!("the job is {reason}; its results go to the destinations from there"),
-        ),
+        JobState::Shared => Problem {
+            retry_after: Some(5),
+            ..conflict(
+                "shared",
+                format!(
+                    "the job is {reason}, which is out of reach now or has removed it; its results go to the \
+                     destinations from there"
+                ),
+            )
+        },
         JobState::Done => not_found("the job left no result"),
         JobState::Superseded => {
             conflict("superseded", "a later revision of the series covers the job".to_owned())
@@ -95,21 +119,13 @@ fn without_result(report: &JobReport) -> Problem {
     }
 }
 
-/// The file, if it is still what was recorded.
-async fn send(product: ProductFile) -> Result<Response<Body>, Problem> {
-    let ProductFile { name, path, sha256, .. } = product;
+/// The result, if it is still what was recorded.
+async fn send(shared: &Shared, product: ProductReport) -> Result<Response<Body>, Problem> {
+    let ProductReport { name, sha256, bytes, place } = product;
     let media_type = media_type(&name);
     let tag = format!("\"{sha256}\"");
-    let bytes = blocking(move || match std::fs::read(&path) {
-        Ok(bytes) if durable::hex(&Sha256::digest(&bytes)) == sha256 => Ok(bytes),
-        Ok(_) => Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "damaged",
-            "the result is damaged on the disk; send the case again",
-        )),
-        Err(_) => Err(Problem::new(StatusCode::GONE, "gone", "the result is no longer kept")),
-    })
-    .await?;
+    let context = Arc::clone(&shared.context);
+    let bytes = blocking(move || read(&context, &place, &sha256, bytes)).await?;
     let mut response = Response::new(Body::from(bytes));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -121,6 +137,31 @@ async fn send(product: ProductFile) -> Result<Response<Body>, Problem> {
         }
     }
     Ok(response)
+}
+
+fn read(context: &Context, place: &Place, sha256: &str, bytes: u64) -> Result<Vec<u8>, Problem> {
+    let gone = || Problem::new(StatusCode::GONE, "gone", "the result is no longer kept");
+    let damaged = || {
+        let error = "the result is damaged on the disk; send the case again";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged", error)
+    };
+    match place {
+        Place::File(path) => {
+            let bytes = std::fs::read(path).map_err(|_| gone())?;
+            let is_whole = durable::hex(&Sha256::digest(&bytes)) == sha256;
+            is_whole.then_some(bytes).ok_or_else(damaged)
+        }
+        Place::Day(day) => {
+            let queue = context.shared.as_ref().ok_or_else(gone)?;
+            queue.payload(day, sha256, bytes).map_err(|error| match error {
+                SpoolError::Damaged { .. } => damaged(),
+                _ if error.is_outage() => {
+                    Problem::unavailable("the shared queue is out of reach now; ask again")
+                }
+                _ => error.into(),
+            })
+        }
+    }
 }
 
 fn media_type(name: &str) -> &'static str {
@@ -166,6 +207,7 @@ pub(super) fn describe(report: &JobReport) -> Value {
         "attempts": report.attempts,
         "objects": report.objects,
         "reason": report.reason,
+        "shared_as": report.shared_as.as_ref().map(JobId::as_str),
         "received_ms": report.last_received_ms,
         "finished_ms": report.finished_ms,
         "queue_ms": report.queue_ms,

@@ -76,7 +76,7 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
         .iter()
         .map(|report| {
             let mut job = jobs::describe(report);
-            let pictures = context.gallery.of(&report.id);
+            let pictures = context.gallery.of(report.computed_as());
             job["pictures"] = pictures.is_some().into();
             job["preview"] = pictures.and_then(|pictures| pictures.preview).into();
             job
@@ -144,7 +144,7 @@ pub(super) async fn picture(
     Path((id, layer)): Path<(String, String)>,
 ) -> Result<Response<Body>, Problem> {
     let report = jobs::report(&shared, &id).await?;
-    let pictures = shared.context.gallery.of(&report.id);
+    let pictures = shared.context.gallery.of(report.computed_as());
     let pictures = pictures.ok_or_else(|| not_found("pictures are kept of the last cases only"))?;
     let bytes = match layer.as_str() {
         "image" => pictures.image.clone(),

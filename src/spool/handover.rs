@@ -80,6 +80,10 @@ impl Spool {
         if is_all {
             let reason = format!("on the shared queue as job {as_job}");
             jobs::move_to(&transaction, job, JobState::Shared, Some(&reason))?;
+            transaction.execute(
+                "UPDATE jobs SET shared_as = ?2 WHERE id = ?1",
+                params![job.as_str(), as_job.as_str()],
+            )?;
         }
         transaction.commit()?;
         Ok(is_all)

@@ -69,7 +69,7 @@ pub use instances::{Arrival, Stored};
 pub use jobs::{Claim, Count, JobId, Retry};
 pub use queue::Queue;
 pub use recovery::Recovery;
-pub use report::{DeliveryReport, DestinationReport, JobReport, ProductFile};
+pub use report::{DeliveryReport, DestinationReport, JobReport, Place, ProductReport};
 pub use retention::Tidied;
 pub use room::Usage;
 pub use shared::Shared;

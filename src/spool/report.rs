@@ -21,18 +21,37 @@ pub struct JobReport {
     pub finished_ms: Option<i64>,
     pub queue_ms: Option<i64>,
     pub compute_ms: Option<i64>,
-    pub products: Vec<ProductFile>,
+    /// Its number on the queue that devices share, once it was handed over.
+    pub shared_as: Option<JobId>,
+    pub products: Vec<ProductReport>,
     pub deliveries: Vec<DeliveryReport>,
 }
 
-/// A result that lies in the spool.
+impl JobReport {
+    /// The number that it is, or was, computed under.
+    #[must_use]
+    pub fn computed_as(&self) -> &JobId {
+        self.shared_as.as_ref().unwrap_or(&self.id)
+    }
+}
+
+/// A result that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProductFile {
+pub struct ProductReport {
     pub name: String,
-    pub path: PathBuf,
     /// Hexadecimal.
     pub sha256: String,
     pub bytes: u64,
+    pub place: Place,
+}
+
+/// Where a result is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the spool.
+    File(PathBuf),
+    /// On the queue that devices share, among what came on this day.
+    Day(String),
 }
 
 /// How far one product is on its way to one destination.
@@ -131,11 +150,11 @@ impl Spool {
                  GROUP BY name ORDER BY min(id)",
             )?
             .query_map([report.id.as_str()], |row| {
-                Ok(ProductFile {
+                Ok(ProductReport {
                     name: row.get("name")?,
-                    path: self.absolute(&row.get::<_, String>("path")?),
                     sha256: row.get("sha256")?,
                     bytes: row.get("bytes")?,
+                    place: Place::File(self.absolute(&row.get::<_, String>("path")?)),
                 })
             })?
             .collect::<Result<_, _>>()?;
@@ -177,6 +196,7 @@ fn read_job(row: &Row<'_>) -> rusqlite::Result<JobReport> {
         finished_ms: row.get("finished_ms")?,
         queue_ms: row.get("queue_ms")?,
         compute_ms: row.get("compute_ms")?,
+        shared_as: row.get::<_, Option<String>>("shared_as")?.as_deref().and_then(JobId::parse),
         products: Vec::new(),
         deliveries: Vec::new(),
     })

@@ -12,7 +12,7 @@ use super::{Config, Recovery, Shared, SpoolError};
 use crate::durable::{self, DurableError};
 
 /// Raised with every change of the tables.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 
 /// Of schema 2; `STORAGE_COMMITMENT` made it schema 3, `SHARED_QUEUE` schema 4.
 const TABLES: &str = "
@@ -117,6 +117,15 @@ const SHARED_QUEUE: &str = "
     -- Whether the object is on the queue that devices share.
     ALTER TABLE instances ADD COLUMN is_shared INTEGER NOT NULL DEFAULT 0;
 ";
+
+const SHARED_JOBS: &str = "
+    -- Of a job that was handed over: its number on the queue that devices share.
+    ALTER TABLE jobs ADD COLUMN shared_as TEXT;
+";
+
+/// What was added to `TABLES`, and the version that it made.
+const ADDITIONS: [(i64, &str); 3] =
+    [(3, STORAGE_COMMITMENT), (4, SHARED_QUEUE), (SCHEMA, SHARED_JOBS)];
 
 /// The spool of this process. Shared behind an `Arc`; calls block, one at a time where they touch the database.
 #[derive(Debug)]
@@ -267,28 +276,19 @@ fn connect(root: &Path) -> Result<(Connection, File), SpoolError> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    match found {
-        SCHEMA => {}
-        0 => {
-            let transaction = connection.transaction()?;
+    if ![0, 2, 3, 4, SCHEMA].contains(&found) {
+        return Err(SpoolError::Schema { path: root.to_owned(), found, known: SCHEMA });
+    }
+    if found < SCHEMA {
+        let transaction = connection.transaction()?;
+        if found == 0 {
             transaction.execute_batch(TABLES)?;
-            transaction.execute_batch(STORAGE_COMMITMENT)?;
-            transaction.execute_batch(SHARED_QUEUE)?;
-            transaction.pragma_update(None, "user_version", SCHEMA)?;
-            transaction.commit()?;
         }
-        2 | 3 => {
-            let transaction = connection.transaction()?;
-            if found == 2 {
-                transaction.execute_batch(STORAGE_COMMITMENT)?;
-            }
-            transaction.execute_batch(SHARED_QUEUE)?;
-            transaction.pragma_update(None, "user_version", SCHEMA)?;
-            transaction.commit()?;
+        for (_, addition) in ADDITIONS.iter().filter(|(version, _)| *version > found) {
+            transaction.execute_batch(addition)?;
         }
-        found => {
-            return Err(SpoolError::Schema { path: root.to_owned(), found, known: SCHEMA });
-        }
+        transaction.pragma_update(None, "user_version", SCHEMA)?;
+        transaction.commit()?;
     }
     let log = root.join("spool.db-wal");
     let log = File::open(&log).map_err(DurableError::of("open", log))?;

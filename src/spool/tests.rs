@@ -443,15 +443,18 @@ fn a_delivery_is_pending_until_its_destination_has_committed_to_it() {
 
 #[test]
 fn a_spool_of_a_version_before_is_taken_over_with_all_that_is_in_it() {
-    const THREE: &str = "
-        ALTER TABLE instances DROP COLUMN is_shared;
+    const FOUR: &str = "
+        ALTER TABLE jobs DROP COLUMN shared_as;
         INSERT INTO instances (sop_uid, series_uid, sha256, path, bytes, association, received_ms, state)
         VALUES ('1.1', '1.9', 'x', 'instances/x.dcm', 4, 1, 0, 'accepted');
+        PRAGMA user_version = 4;";
+    const THREE: &str = "
+        ALTER TABLE instances DROP COLUMN is_shared;
         PRAGMA user_version = 3;";
     const TWO: &str = "
         DROP TABLE commitments; DROP TABLE custody; ALTER TABLE instances DROP COLUMN sop_class_uid;
         PRAGMA user_version = 2;";
-    for older in [THREE.to_owned(), format!("{THREE}{TWO}")] {
+    for older in [FOUR.to_owned(), format!("{FOUR}{THREE}"), format!("{FOUR}{THREE}{TWO}")] {
         let folder = tempfile::tempdir().unwrap();
         drop(spool(folder.path()));
         let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();

@@ -15,7 +15,7 @@ use cdal::spool::{self, Desk, JobState, Queue};
 use crate::crash::{self, Order};
 use crate::support::chaos::{Station, send_until_taken};
 use crate::support::dicom::{dataset, files, series};
-use crate::support::http::get;
+use crate::support::http::{get, post_files};
 use crate::support::postgres::Cluster;
 use crate::support::process::{Process, cdal, dcmtk, free_port};
 use crate::support::wait_for;
@@ -316,6 +316,46 @@ fn a_device_that_cannot_reach_the_server_serves_and_says_so() {
     assert_eq!(listed["destinations"][1]["sent"], 2, "{listed}");
     assert_eq!(listed["jobs"].as_array().unwrap().len(), 2, "{listed}");
     assert_eq!(list("").status.code(), Some(78));
+    stop(daemon);
+}
+
+/// What came by HTTP is followed and fetched where it was handed in, though it is computed and kept elsewhere.
+#[test]
+fn a_case_that_came_by_http_is_fetched_by_http_from_the_shared_queue() {
+    let mut site = Site::new(Durability::Local);
+    site.orders[0].shared.as_mut().unwrap().timeout = Duration::from_secs(1);
+    let daemon = Process::start(&mut crash::command(&site.orders[0], None));
+    let http: SocketAddr = daemon.json()["http"].as_str().unwrap().parse().unwrap();
+    let sent = site.series("h", 1);
+    let taken = post_files(http, "related", &sent).json();
+    let id = taken["jobs"][0]["id"].as_str().unwrap().to_owned();
+    let job = || get(http, &format!("/v1/jobs/{id}")).json();
+    let done = wait_for("the job to be done", || Some(job()).filter(|job| job["state"] == "done"));
+    assert_eq!(done["id"], *id, "under the number that it got here: {done}");
+    assert!(done["shared_as"].as_str().is_some_and(|number| number != id), "{done}");
+    let destinations = done["deliveries"].as_array().unwrap();
+    assert_eq!(destinations.len(), 2, "{done}");
+    let result = &done["results"][0];
+    for path in [format!("/v1/jobs/{id}/mask"), result["href"].as_str().unwrap().to_owned()] {
+        let fetched = get(http, &path);
+        assert_eq!(fetched.status, 200, "{path}: {}", fetched.text());
+        assert_eq!(fetched.body.len() as u64, result["bytes"], "{path}");
+        let file = site.folder.path().join("fetched.dcm");
+        std::fs::write(&file, &fetched.body).unwrap();
+        assert!(dataset(&file) == dataset(&sent[0]), "{path}");
+    }
+    assert_eq!(get(http, &format!("/v1/jobs/{id}/results/other")).status, 404);
+
+    site.settle(&[0]);
+    site.cluster.kill();
+    let waits = get(http, &format!("/v1/jobs/{id}/mask"));
+    assert_eq!((waits.status, waits.json_code().unwrap().as_str()), (409, "shared"));
+    assert!(waits.headers.iter().any(|(name, _)| name == "retry-after"));
+    assert_eq!(job()["state"], "shared");
+    site.cluster.start();
+    wait_for("the queue to be back", || {
+        (get(http, &format!("/v1/jobs/{id}/mask")).status == 200).then_some(())
+    });
     stop(daemon);
 }
 

@@ -10,8 +10,9 @@ use super::deliveries::post;
 use super::enqueue::{job_id, state, strange};
 use crate::spool::deliveries::Entry;
 use crate::spool::{
-    Account, Claim, Count, Delivery, DeliveryState, DestinationReport, Identity, Item, JobId,
-    JobReport, JobState, Letter, Next, Product, Queue, Retry, SpoolError, Statement, Tidied,
+    Account, Claim, Count, Delivery, DeliveryReport, DeliveryState, DestinationReport, Identity,
+    Item, JobId, JobReport, JobState, Letter, Next, Place, Product, ProductReport, Queue, Retry,
+    SpoolError, Statement, Tidied,
 };
 
 impl Queue for Shared {
@@ -153,18 +154,44 @@ impl Queue for Shared {
 
 /// What an operator does; [`Desk`](crate::spool::Desk) has the same for the embedded spool.
 impl Shared {
+    /// With its results and deliveries.
+    ///
     /// # Errors
     /// If the server refuses.
     pub fn job(&self, id: &JobId) -> Result<Option<JobReport>, SpoolError> {
-        let rows = self.run(0, async {
+        self.run(0, async {
+            let pool = self.pool().await?;
             let job = sqlx::query(
                 "SELECT *, (SELECT count(*) FROM instances WHERE instances.series_uid = jobs.series_uid
                             AND instances.state = 'accepted') AS objects
                  FROM jobs WHERE id = $1",
             );
-            Ok(job.bind(id.as_str()).fetch_optional(self.pool().await?).await?)
-        })?;
-        rows.as_ref().map(report).transpose()
+            let Some(row) = job.bind(id.as_str()).fetch_optional(pool).await? else {
+                return Ok(None);
+            };
+            let deliveries = sqlx::query(
+                "SELECT *, day::text AS day_text FROM deliveries WHERE job = $1 ORDER BY id",
+            );
+            let rows = deliveries.bind(id.as_str()).fetch_all(pool).await?;
+            let mut job = report(&row)?;
+            for row in &rows {
+                let product = product(row)?;
+                // Each destination gets all of them.
+                if job.products.iter().all(|known| known.name != product.name) {
+                    job.products.push(product);
+                }
+                let destination: String = row.try_get("destination")?;
+                if !destination.is_empty() {
+                    job.deliveries.push(DeliveryReport {
+                        destination,
+                        state: delivery_state(row)?,
+                        attempts: attempts(row)?,
+                        reason: row.try_get("reason")?,
+                    });
+                }
+            }
+            Ok(Some(job))
+        })
     }
 
     /// Jobs in any of `states`, the oldest first.
@@ -204,14 +231,13 @@ impl Shared {
             Ok(letters.fetch_all(self.pool().await?).await?)
         })?;
         let read = |row: &PgRow| -> Result<Letter, SpoolError> {
-            let word: &str = row.try_get("state")?;
             Ok(Letter {
                 id: row.try_get("id")?,
                 job: job_id(row.try_get("job")?)?,
                 destination: row.try_get("destination")?,
-                state: DeliveryState::parse(word).ok_or_else(|| strange("state of a delivery"))?,
+                state: delivery_state(row)?,
                 bytes: row.try_get::<i64, _>("bytes")?.cast_unsigned(),
-                attempts: row.try_get::<i64, _>("attempts")?.try_into().unwrap_or(u32::MAX),
+                attempts: attempts(row)?,
                 created_ms: row.try_get("created_ms")?,
                 reason: row.try_get("reason")?,
             })
@@ -346,7 +372,26 @@ fn report(row: &PgRow) -> Result<JobReport, SpoolError> {
         finished_ms: row.try_get("finished_ms")?,
         queue_ms: row.try_get("queue_ms")?,
         compute_ms: row.try_get("compute_ms")?,
+        shared_as: None,
         products: Vec::new(),
         deliveries: Vec::new(),
     })
+}
+
+/// Of a row of deliveries.
+fn product(row: &PgRow) -> Result<ProductReport, SpoolError> {
+    Ok(ProductReport {
+        name: row.try_get("name")?,
+        sha256: row.try_get("sha256")?,
+        bytes: row.try_get::<i64, _>("bytes")?.cast_unsigned(),
+        place: Place::Day(row.try_get("day_text")?),
+    })
+}
+
+fn delivery_state(row: &PgRow) -> Result<DeliveryState, SpoolError> {
+    DeliveryState::parse(row.try_get("state")?).ok_or_else(|| strange("state of a delivery"))
+}
+
+fn attempts(row: &PgRow) -> Result<u32, SpoolError> {
+    Ok(row.try_get::<i64, _>("attempts")?.try_into().unwrap_or(u32::MAX))
 }

@@ -74,26 +74,53 @@ impl Shared {
             return Ok(path);
         }
         let mut file = File::create(&path).map_err(DurableError::of("create", &path))?;
-        let mut hash = Sha256::new();
-        for seq in 0..pieces(bytes) {
-            let row = sqlx::query(
-                "SELECT data FROM chunks WHERE day = $1::text::date AND sha256 = $2 AND seq = $3",
-            )
-            .bind(day)
-            .bind(sha256)
-            .bind(seq)
-            .fetch_optional(pool)
-            .await?;
-            let damaged = || SpoolError::Damaged { sha256: sha256.to_owned() };
-            let data: &[u8] = row.as_ref().ok_or_else(damaged)?.try_get(0)?;
-            hash.update(data);
-            file.write_all(data).map_err(DurableError::of("write", &path))?;
-        }
-        if durable::hex(&hash.finalize()) != sha256 {
-            return Err(SpoolError::Damaged { sha256: sha256.to_owned() });
-        }
+        let write = |piece: &[u8]| file.write_all(piece).map_err(DurableError::of("write", &path));
+        withdraw(pool, (day, sha256, bytes), write).await?;
         Ok(path)
     }
+
+    /// A payload as it was put in.
+    ///
+    /// # Errors
+    /// If the server refuses, or `Damaged` if it is not there as it was.
+    pub fn payload(&self, day: &str, sha256: &str, bytes: u64) -> Result<Vec<u8>, SpoolError> {
+        self.run(bytes, async {
+            let mut content = Vec::new();
+            let add = |piece: &[u8]| {
+                content.extend_from_slice(piece);
+                Ok(())
+            };
+            withdraw(self.pool().await?, (day, sha256, bytes), add).await?;
+            Ok(content)
+        })
+    }
+}
+
+/// Hands the pieces of a payload over, one after the other, and fails at the end if it is not what was put in.
+async fn withdraw(
+    pool: &PgPool,
+    (day, sha256, bytes): (&str, &str, u64),
+    mut take: impl FnMut(&[u8]) -> Result<(), DurableError>,
+) -> Result<(), SpoolError> {
+    let mut hash = Sha256::new();
+    for seq in 0..pieces(bytes) {
+        let row = sqlx::query(
+            "SELECT data FROM chunks WHERE day = $1::text::date AND sha256 = $2 AND seq = $3",
+        )
+        .bind(day)
+        .bind(sha256)
+        .bind(seq)
+        .fetch_optional(pool)
+        .await?;
+        let damaged = || SpoolError::Damaged { sha256: sha256.to_owned() };
+        let data: &[u8] = row.as_ref().ok_or_else(damaged)?.try_get(0)?;
+        hash.update(data);
+        take(data)?;
+    }
+    if durable::hex(&hash.finalize()) != sha256 {
+        return Err(SpoolError::Damaged { sha256: sha256.to_owned() });
+    }
+    Ok(())
 }
 
 /// Puts a payload in, if that day has not got it yet.
