@@ -194,8 +194,8 @@ impl Election<'_> {
         Ok(())
     }
 
-    /// Draws the first `votes` at every booth, and shows the mask after 1, 2, 4, 8… of them; `false` if the rest takes too
-    /// little time for that.
+    /// Draws the first `votes` at every booth, and shows the mask after one of them, or as many as go into a batch, and
+    /// whenever they have doubled; `false` if the rest takes too little time for that.
     fn draw_in_sight(
         &self,
         preview: &Preview,
@@ -206,13 +206,14 @@ impl Election<'_> {
         steps: &mut [Duration],
     ) -> Result<bool, SegmenterError> {
         let open: Vec<usize> = (0..booths.len()).collect();
+        let first = (machine.batch / open.len().max(1)).clamp(1, votes);
         let (started, mut drawn) = (Instant::now(), 0);
         while drawn < votes {
-            let more = drawn.clamp(1, votes - drawn);
+            let more = if drawn == 0 { first } else { drawn.min(votes - drawn) };
             self.round(machine, booths, &open, more, steps)?;
             drawn += more;
             let rest = started.elapsed() / drawn as u32 * (self.votes - drawn) as u32;
-            if drawn == 1 && rest < preview.worth {
+            if drawn == first && rest < preview.worth {
                 self.round(machine, booths, &open, votes - drawn, steps)?;
                 return Ok(false);
             }
