@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::ExitStatus;
 use crate::config::{self, Loaded, Settings};
 use crate::deliver::{self, Route};
+use crate::durable;
 use crate::engine::{Progress, Provider, Purpose, Runtime, Serving};
 use crate::http::Tokens;
 use crate::segmenter::Segmenter;
@@ -211,9 +212,8 @@ impl Doctor {
         let place =
             spool.directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
         let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
-        match rustix::fs::statvfs(place) {
-            Ok(disk) => {
-                let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        match durable::free_bytes(place) {
+            Ok(free) => {
                 let said = format!(
                     "{} MB free at {}, at least {} MB are kept free",
                     free / 1_000_000,
@@ -227,7 +227,7 @@ impl Doctor {
                 };
                 self.note("disk", verdict, said);
             }
-            Err(error) => self.note("disk", Verdict::Bad, format!("{}: {error}", place.display())),
+            Err(error) => self.note("disk", Verdict::Bad, error.to_string()),
         }
         let writable =
             tempfile::tempfile_in(place).map(|_| format!("{} is writable", place.display()));

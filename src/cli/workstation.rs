@@ -34,6 +34,9 @@ pub struct Args {
     /// Folder for what comes in
     #[arg(long)]
     out: PathBuf,
+    /// Take nothing while fewer bytes than this are free on the disk
+    #[arg(long, value_name = "N", default_value_t = 256 << 20)]
+    min_free_bytes: u64,
     /// Take DICOM on this port; 0 takes a free one
     #[arg(long, value_name = "PORT", required_unless_present_any = ["serial", "http"])]
     dicom: Option<u16>,
@@ -107,7 +110,8 @@ async fn receive(args: Args) -> anyhow::Result<()> {
         if limit.is_some_and(|limit| landed.fetch_add(1, Ordering::Relaxed) + 1 >= limit) {
             enough.cancel();
         }
-    })?;
+    })?
+    .leaving_free(args.min_free_bytes);
     let (spool, asked) = (requests(&args, &reports)?, Arc::new(Notify::new()));
     if let Some(spool) = &spool {
         let requesters = reports.requester.iter().map(|r| r.ae_title.trim().to_owned()).collect();

@@ -177,6 +177,16 @@ pub fn write(directory: &Path, bytes: &[u8]) -> Result<Synced, DurableError> {
     incoming.sync()
 }
 
+/// What is free on the disk of `path`, for this program.
+///
+/// # Errors
+/// If it cannot be asked.
+pub fn free_bytes(path: &Path) -> Result<u64, DurableError> {
+    let disk = rustix::fs::statvfs(path)
+        .map_err(|error| DurableError::of("measure", path)(error.into()))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Creates `path` and its parents, synced.
 ///
 /// # Errors

@@ -40,6 +40,7 @@ pub struct Unkept {
 /// nothing; other bytes under a known name are kept beside the first.
 pub struct FolderSink {
     folder: PathBuf,
+    min_free_bytes: u64,
     on_landed: Box<dyn Fn(&Landed) + Send + Sync>,
     promises: Option<Promises>,
 }
@@ -64,7 +65,14 @@ impl FolderSink {
     ) -> Result<Self, DurableError> {
         durable::create_directory(folder)?;
         durable::remove_parts(folder)?;
-        Ok(Self { folder: folder.to_owned(), on_landed: Box::new(on_landed), promises: None })
+        let (folder, on_landed) = (folder.to_owned(), Box::new(on_landed));
+        Ok(Self { folder, min_free_bytes: 0, on_landed, promises: None })
+    }
+
+    /// Takes nothing while fewer bytes are free on the disk: it may be others' as well.
+    #[must_use]
+    pub fn leaving_free(self, min_free_bytes: u64) -> Self {
+        Self { min_free_bytes, ..self }
     }
 
     /// Lets these AE titles ask for storage commitment; what they ask is kept in `spool`. `on_asked` must not block.
@@ -89,7 +97,22 @@ impl FolderSink {
     /// # Errors
     /// If there is no room.
     pub fn begin_file(&self) -> Result<Incoming, Refusal> {
+        let (free_bytes, min_free_bytes) =
+            (durable::free_bytes(&self.folder)?, self.min_free_bytes);
+        if free_bytes < min_free_bytes {
+            return Err(SpoolError::LowDisk { free_bytes, min_free_bytes }.into());
+        }
         Ok(Incoming::create(&self.folder)?)
+    }
+
+    /// Keeps a whole file under `name`, which the caller has checked.
+    ///
+    /// # Errors
+    /// If there is no room, or the disk refuses.
+    pub fn keep_as(&self, name: &str, bytes: &[u8], via: Via) -> Result<(), Refusal> {
+        let mut file = self.begin_file()?;
+        file.write(bytes)?;
+        Ok(self.land(name, file.sync()?, via)?)
     }
 
     /// Keeps a file under `name`, which the caller has checked.
@@ -157,8 +180,7 @@ impl FolderSink {
     /// # Errors
     /// If the disk refuses.
     pub fn keep_event(&self, id: &str, event: &[u8]) -> Result<(), Refusal> {
-        let file = durable::write(&self.folder, event)?;
-        Ok(self.land(&format!("event-{id}.json"), file, Via::Webhook)?)
+        self.keep_as(&format!("event-{id}.json"), event, Via::Webhook)
     }
 
     /// What of `objects` is in the folder to stay, in their order.
@@ -237,6 +259,19 @@ mod tests {
             file.extend(uid.bytes());
         }
         file
+    }
+
+    #[test]
+    fn nothing_is_taken_while_too_little_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || FolderSink::open(folder.path(), |_| ()).unwrap();
+        let full = open().leaving_free(u64::MAX);
+        let refused = full.keep_event("1", b"{}").unwrap_err();
+        assert!(matches!(refused, Refusal::OutOfResources(SpoolError::LowDisk { .. })));
+        assert!(full.begin().is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        open().leaving_free(1).keep_event("1", b"{}").unwrap();
+        assert!(folder.path().join("event-1.json").exists());
     }
 
     #[test]

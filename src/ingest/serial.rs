@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FolderSink, IngestError, Via};
 use crate::codec::serial::{Frame, FrameError, Kind, MAX_PAYLOAD_BYTES, Offer, Splitter};
-use crate::durable::{self, Incoming};
+use crate::durable;
 
 /// Largest file that is taken. At 115200 baud it takes more than an hour.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -45,11 +45,7 @@ pub fn receive(
             .map_err(|source| IngestError::SerialPort { path: path.to_owned(), source })
     };
     let mut port = Some(open()?);
-    let mut receiver = Receiver::new(move |name, bytes| {
-        let mut file = Incoming::create(sink.folder())?;
-        file.write(bytes)?;
-        sink.land(name, file.sync()?, Via::Serial)
-    });
+    let mut receiver = Receiver::new(move |name, bytes| sink.keep_as(name, bytes, Via::Serial));
     while !shutdown.is_cancelled() {
         if let Some(line) = &mut port {
             if let Err(error) = receiver.run(line, shutdown) {

@@ -20,7 +20,7 @@ pub enum SpoolError {
     )]
     Schema { path: PathBuf, found: i64, known: i64 },
     #[error(
-        "only {free_bytes} bytes are free in the spool, fewer than min_free_bytes = {min_free_bytes}; free some disk space"
+        "only {free_bytes} bytes are free on the disk, fewer than min_free_bytes = {min_free_bytes}; free some disk space"
     )]
     LowDisk { free_bytes: u64, min_free_bytes: u64 },
     #[error(

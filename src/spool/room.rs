@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::{Spool, SpoolError};
-use crate::durable::{DurableError, Synced};
+use crate::durable::{self, DurableError, Synced};
 
 /// How full the spool is, and whether it takes more in.
 #[derive(Debug, Default)]
@@ -27,12 +27,9 @@ impl Spool {
     /// # Errors
     /// If the disk cannot be asked.
     pub fn usage(&self) -> Result<Usage, SpoolError> {
-        let root = &self.config.directory;
-        let disk = rustix::fs::statvfs(root)
-            .map_err(|error| DurableError::of("measure", root)(error.into()))?;
         Ok(Usage {
             used_bytes: self.room.used_bytes.load(Ordering::Relaxed),
-            free_bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+            free_bytes: durable::free_bytes(&self.config.directory)?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! `cdal workstation`, the real binary.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,8 +16,8 @@ use sha2::{Digest, Sha256};
 use crate::support::certificates::{certificates, named_certificate};
 use crate::support::daemon::{Running, settings};
 use crate::support::dicom::{dataset, files, series};
-use crate::support::http::{post_files, request_tls};
-use crate::support::process::{Process, cdal, free_port, serial_cable, store};
+use crate::support::http::{post_files, request, request_tls};
+use crate::support::process::{Process, cdal, dcmtk, free_port, serial_cable, store};
 use crate::support::wait_for;
 use crate::support::worker::{Echo, Stand};
 
@@ -53,6 +54,24 @@ fn it_takes_the_product_by_dicom_and_by_serial_and_says_so() {
         assert!(process.wait().success(), "it ends after one object");
     }
     assert_eq!(daemon.stop(), Drained::Completely);
+}
+
+#[test]
+fn while_the_disk_is_too_full_every_sender_is_told_and_nothing_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let options = format!("--dicom 0 --http 127.0.0.1:0 --min-free-bytes {}", u64::MAX);
+    let process = workstation(&out, &words(&options), None);
+    let ready = process.json();
+    let address = |way: &str| -> SocketAddr { ready[way].as_str().unwrap().parse().unwrap() };
+    let sent = series(folder.path(), "a", 1);
+    let output = dcmtk("storescu", address("dicom"), &["-v"], &sent);
+    let said = [output.stdout, output.stderr].map(|s| String::from_utf8_lossy(&s).into_owned());
+    assert!(said.concat().contains("OutOfResources"), "{said:?}");
+    let (event, kind) = (br#"{"event":"result"}"#, ["Content-Type: application/json"]);
+    let refused = request(address("http"), "POST", "/events", &kind, event);
+    assert_eq!((refused.status, refused.json_code().unwrap().as_str()), (507, "low_disk"));
+    assert!(files(&out).is_empty());
 }
 
 #[test]

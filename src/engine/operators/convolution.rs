@@ -165,7 +165,9 @@ impl<F: Filters> Operator for Convolution<F> {
 
 fn filters<F: Filters>(shape: &[i64], weights: &[f32], bias: &[f32]) -> Result<F> {
     match dimensions(shape)? {
-        [k, inputs, height, width] if [k, height, width] == [bias.len(), F::SIDE, F::SIDE] => {
+        [k, inputs, height, width]
+            if inputs > 0 && [k, height, width] == [bias.len(), F::SIDE, F::SIDE] =>
+        {
             Ok(F::new(weights, bias, inputs))
         }
         _ => {
