@@ -45,7 +45,8 @@ pub struct Args {
     /// What to write; by default seg for DICOM, nifti for NIfTI, png for the rest
     #[arg(long, value_enum, value_delimiter = ',')]
     format: Vec<Format>,
-    /// Show <case>.preview.png after 1, 2, 4, 8… votes, until the result is there
+    /// Show <case>.preview.png after the first vote, or as many as one batch holds, and whenever they have doubled, until the
+    /// result is there
     #[arg(long)]
     preview: bool,
     /// One JSON object for each case on stdout

@@ -66,20 +66,26 @@ pub(super) async fn report(shared: &Shared, id: &str) -> Result<JobReport, Probl
     blocking(move || find(&context, &id)).await?.ok_or_else(unknown)
 }
 
-/// A job that was handed over is what became of it on the shared queue, under the number that it got here. Where that cannot
-/// be asked now, or has removed it, it stays `Shared`.
+/// A job that was handed over is what became of it on the shared queue, under the number that it got here; where that cannot
+/// be asked now it is `Shared`, and where it has removed the job, without a number there. A job of the queue has that number on
+/// every device: so webhooks name it.
 fn find(context: &Context, id: &JobId) -> Result<Option<JobReport>, SpoolError> {
-    let Some(here) = context.spool.job(id)? else { return Ok(None) };
     // Who asks is not made to wait for a server that is away: the worker asks for it all the time.
     let queue = context.shared.as_ref().filter(|queue| queue.is_reached());
-    let (Some(queue), Some(number)) = (queue, &here.shared_as) else {
-        return Ok(Some(here));
+    let here = context.spool.job(id)?;
+    let there = match (queue, &here) {
+        (Some(queue), None) => queue.job(id),
+        (Some(queue), Some(JobReport { shared_as: Some(number), .. })) => queue.job(number),
+        _ => return Ok(here),
     };
-    match queue.job(number) {
-        Ok(Some(there)) => Ok(Some(JobReport { id: here.id, shared_as: here.shared_as, ..there })),
-        Ok(None) => Ok(Some(here)),
-        Err(error) if error.is_outage() => Ok(Some(here)),
-        Err(error) => Err(error),
+    match (there, here) {
+        (Ok(there), None) => Ok(there),
+        (Ok(Some(there)), Some(JobReport { id, shared_as, .. })) => {
+            Ok(Some(JobReport { id, shared_as, ..there }))
+        }
+        (Ok(None), Some(here)) => Ok(Some(JobReport { shared_as: None, ..here })),
+        (Err(error), here) if error.is_outage() => Ok(here),
+        (Err(error), _) => Err(error),
     }
 }
 
@@ -101,14 +107,14 @@ fn without_result(report: &JobReport) -> Problem {
         },
         JobState::Failed => conflict("failed", format!("the job failed: {reason}")),
         JobState::Quarantined => conflict("quarantined", format!("the job is held: {reason}")),
+        JobState::Shared if report.shared_as.is_none() => {
+            Problem::new(StatusCode::GONE, "gone", "the shared queue keeps the job no more")
+        }
         JobState::Shared => Problem {
             retry_after: Some(5),
             ..conflict(
                 "shared",
-                format!(
-                    "the job is {reason}, which is out of reach now or has removed it; its results go to the \
-                     destinations from there"
-                ),
+                format!("the job is {reason}, which cannot be asked now; ask again"),
             )
         },
         JobState::Done => not_found("the job left no result"),
@@ -142,7 +148,7 @@ async fn send(shared: &Shared, product: ProductReport) -> Result<Response<Body>,
 fn read(context: &Context, place: &Place, sha256: &str, bytes: u64) -> Result<Vec<u8>, Problem> {
     let gone = || Problem::new(StatusCode::GONE, "gone", "the result is no longer kept");
     let damaged = || {
-        let error = "the result is damaged on the disk; send the case again";
+        let error = "the result is damaged where it is kept; send the case again";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged", error)
     };
     match place {
@@ -155,9 +161,6 @@ fn read(context: &Context, place: &Place, sha256: &str, bytes: u64) -> Result<Ve
             let queue = context.shared.as_ref().ok_or_else(gone)?;
             queue.payload(day, sha256, bytes).map_err(|error| match error {
                 SpoolError::Damaged { .. } => damaged(),
-                _ if error.is_outage() => {
-                    Problem::unavailable("the shared queue is out of reach now; ask again")
-                }
                 _ => error.into(),
             })
         }

@@ -37,7 +37,7 @@ impl Problem {
 
 impl From<SpoolError> for Problem {
     fn from(error: SpoolError) -> Self {
-        tracing::error!(%error, "a request failed on the disk");
+        tracing::error!(%error, "a request failed on the spool");
         match error {
             SpoolError::LowDisk { .. } => Self {
                 retry_after: Some(60),
@@ -47,6 +47,9 @@ impl From<SpoolError> for Problem {
                     "there is no room for more cases now; nothing was kept, try again later",
                 )
             },
+            SpoolError::Shared { .. } => {
+                Self::unavailable("the shared queue cannot be used now; try again")
+            }
             _ => Self::unavailable("the disk cannot be used now; nothing was kept, try again"),
         }
     }

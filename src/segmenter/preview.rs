@@ -4,8 +4,8 @@ use crate::domain::Segmentation;
 
 type Show = dyn Fn(Segmentation, usize) + Send + Sync;
 
-/// Who wants to see the mask while votes are still drawn: after the first one, then each time as many again have been
-/// drawn. The result is the same with and without.
+/// Who wants to see the mask while votes are still drawn: after the first one, or as many as one batch holds, then each time
+/// as many again have been drawn. Where all go into one batch, nothing is shown. The result is the same with and without.
 #[derive(Clone)]
 pub struct Preview {
     /// Time that the rest of the vote must be expected to take.

@@ -206,7 +206,8 @@ impl Election<'_> {
         steps: &mut [Duration],
     ) -> Result<bool, SegmenterError> {
         let open: Vec<usize> = (0..booths.len()).collect();
-        let first = (machine.batch / open.len().max(1)).clamp(1, votes);
+        let votes = votes.min(self.votes);
+        let first = (machine.batch / open.len().max(1)).clamp(1, votes.max(1));
         let (started, mut drawn) = (Instant::now(), 0);
         while drawn < votes {
             let more = if drawn == 0 { first } else { drawn.min(votes - drawn) };

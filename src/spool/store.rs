@@ -14,7 +14,7 @@ use crate::durable::{self, DurableError};
 /// Raised with every change of the tables.
 const SCHEMA: i64 = 5;
 
-/// Of schema 2; `STORAGE_COMMITMENT` made it schema 3, `SHARED_QUEUE` schema 4.
+/// Of schema 2; see `ADDITIONS`.
 const TABLES: &str = "
     CREATE TABLE instances (
         id          INTEGER PRIMARY KEY,
@@ -121,11 +121,13 @@ const SHARED_QUEUE: &str = "
 const SHARED_JOBS: &str = "
     -- Of a job that was handed over: its number on the queue that devices share.
     ALTER TABLE jobs ADD COLUMN shared_as TEXT;
+    -- Until then it stood in the reason alone.
+    UPDATE jobs SET shared_as = substr(reason, length('on the shared queue as job ') + 1)
+    WHERE state = 'shared' AND reason LIKE 'on the shared queue as job %';
 ";
 
 /// What was added to `TABLES`, and the version that it made.
-const ADDITIONS: [(i64, &str); 3] =
-    [(3, STORAGE_COMMITMENT), (4, SHARED_QUEUE), (SCHEMA, SHARED_JOBS)];
+const ADDITIONS: [(i64, &str); 3] = [(3, STORAGE_COMMITMENT), (4, SHARED_QUEUE), (5, SHARED_JOBS)];
 
 /// The spool of this process. Shared behind an `Arc`; calls block, one at a time where they touch the database.
 #[derive(Debug)]

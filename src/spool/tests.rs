@@ -447,6 +447,8 @@ fn a_spool_of_a_version_before_is_taken_over_with_all_that_is_in_it() {
         ALTER TABLE jobs DROP COLUMN shared_as;
         INSERT INTO instances (sop_uid, series_uid, sha256, path, bytes, association, received_ms, state)
         VALUES ('1.1', '1.9', 'x', 'instances/x.dcm', 4, 1, 0, 'accepted');
+        INSERT INTO jobs (id, series_uid, revision, state, reason, last_received_ms)
+        VALUES ('0123456789abcdef', '1.9', 1, 'shared', 'on the shared queue as job fedcba9876543210', 1);
         PRAGMA user_version = 4;";
     const THREE: &str = "
         ALTER TABLE instances DROP COLUMN is_shared;
@@ -465,6 +467,8 @@ fn a_spool_of_a_version_before_is_taken_over_with_all_that_is_in_it() {
         // Of which class it was, nobody noted.
         assert_eq!(spool.held(&[reference("1.1", "1.2.3")]).unwrap(), [Held::Safe]);
         assert_eq!(spool.unreplicated_bytes().unwrap(), 0, "it has no job that is to go there");
+        let job = spool.job(&JobId::parse("0123456789abcdef").unwrap()).unwrap().unwrap();
+        assert_eq!(job.computed_as().as_str(), "fedcba9876543210");
     }
 }
 

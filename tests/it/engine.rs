@@ -73,6 +73,23 @@ fn a_preview_shows_the_vote_grow_and_changes_nothing() {
     );
 }
 
+/// A batch takes more than all votes of one small image: there is nothing to show on the way.
+#[test]
+fn a_preview_of_a_case_that_is_one_batch_changes_nothing() {
+    let folder = root().join("onnx/hippocampus");
+    let segmenter = Segmenter::open_at_once(runtime(), &folder, Options::default()).unwrap();
+    let whole = volume();
+    let one = whole.samples.slice(s![.., 1..2, 4..36, 4..36]).to_owned();
+    let volume = Volume { samples: one, ..whole };
+    for votes in [1, 3] {
+        let ask = || Request { votes: Some(votes), ..Request::default() };
+        let plain = segmenter.segment(&volume, &ask()).unwrap();
+        let preview = Some(Preview::new(Duration::ZERO, |_, _| panic!("shown")));
+        let shown = segmenter.segment(&volume, &Request { preview, ..ask() }).unwrap();
+        assert_eq!(shown.segmentation, plain.segmentation);
+    }
+}
+
 #[test]
 fn a_preview_lies_beside_the_results_until_they_are_there() {
     let folder = tempfile::tempdir().unwrap();

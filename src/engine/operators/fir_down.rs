@@ -88,7 +88,7 @@ fn down(x: &[f32], width: usize, taps: &[f32; 4], y: &mut [f32]) {
     }
     let mut mixed = [0.0; SEEN];
     for (row, out) in y.chunks_exact_mut(across).enumerate() {
-        // A row beyond the edge counts for nothing: any other stands in for it.
+        // A row beyond the edge counts for nothing: any other stands in for it (all values are finite).
         let rows = [0, 1, 2, 3].map(|tap| match (2 * row + tap).checked_sub(1) {
             Some(row) if row < height => (&x[row * width..][..width], taps[tap]),
             _ => (&x[..width], 0.0),

@@ -49,7 +49,7 @@ pub use enqueue::{Enqueued, Handover, Object};
 const MIGRATIONS: [(i64, &str, &str); 1] =
     [(1, "the queue that devices share", include_str!("0001_queue.sql"))];
 
-/// The worker, two ways in, the relay, the heartbeat, and some destinations.
+/// The worker, two ways in, the relay, the heartbeat, who asks by HTTP, and some destinations.
 const CONNECTIONS: u32 = 8;
 
 /// Where events are told of.
@@ -77,6 +77,8 @@ pub struct Shared {
     /// The last day for which there is a partition.
     day: Mutex<Option<String>>,
     held: Mutex<Held>,
+    /// Results that somebody fetches leave the device's own work its connections.
+    fetching: Mutex<()>,
     reach: AtomicU8,
     /// Its own: it outlives the daemon's for as long as a job under way needs it.
     runtime: Option<Runtime>,
@@ -110,9 +112,21 @@ impl Shared {
         };
         let run = RandomState::new().hash_one(std::process::id());
         let holder = format!("{}/{run:016x}", config.device);
-        let (prepared, day, held) = Default::default();
+        let (prepared, day, held, fetching) = Default::default();
         let (reach, runtime) = (AtomicU8::new(UNKNOWN), Some(runtime));
-        Ok(Self { config, spool, means, holder, pool, prepared, day, held, reach, runtime })
+        Ok(Self {
+            config,
+            spool,
+            means,
+            holder,
+            pool,
+            prepared,
+            day,
+            held,
+            fetching,
+            reach,
+            runtime,
+        })
     }
 
     /// Whether the server answered the last call.

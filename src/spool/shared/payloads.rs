@@ -79,11 +79,12 @@ impl Shared {
         Ok(path)
     }
 
-    /// A payload as it was put in.
+    /// A payload as it was put in. One at a time is fetched.
     ///
     /// # Errors
     /// If the server refuses, or `Damaged` if it is not there as it was.
     pub fn payload(&self, day: &str, sha256: &str, bytes: u64) -> Result<Vec<u8>, SpoolError> {
+        let _turn = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
         self.run(bytes, async {
             let mut content = Vec::new();
             let add = |piece: &[u8]| {
