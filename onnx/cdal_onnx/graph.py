@@ -269,7 +269,7 @@ class InferenceGraph(Graph):
         return self.op("LeakyRelu", x, alpha=0.2)
 
 
-# Least size of a map whose 3x3 convolutions are `Conv3x3`. At 8 x 8 that gains in batches and loses alone; below it never gains.
+# Least size of a map whose 3x3 convolutions are `Conv3x3`. At 8 x 8 that gains in batches; below, no gain was seen.
 CONV3X3_FROM = 8
 
 

@@ -278,7 +278,7 @@ fn connect(root: &Path) -> Result<(Connection, File), SpoolError> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if ![0, 2, 3, 4, SCHEMA].contains(&found) {
+    if found != 0 && !(2..=SCHEMA).contains(&found) {
         return Err(SpoolError::Schema { path: root.to_owned(), found, known: SCHEMA });
     }
     if found < SCHEMA {

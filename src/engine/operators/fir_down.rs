@@ -1,77 +1,6 @@
+//! A blur with four taps along both axes, of which every second pixel is kept.
+
 use multiversion::multiversion;
-use ort::{
-    Result,
-    operator::{
-        ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-        ShapeInferenceContext,
-    },
-    value::{Shape, SymbolicDimensions, TensorElementType::Float32, ValueType},
-};
-
-use super::{
-    Parts,
-    context::{input, output, par_for},
-    dimensions,
-};
-
-/// A blur with four taps along both axes, of which every second pixel is kept.
-pub struct FirDown;
-
-#[derive(Debug)]
-pub struct FirDownKernel {
-    taps: [f32; 4],
-}
-
-impl Operator for FirDown {
-    type Kernel<'a> = FirDownKernel;
-
-    fn name(&self) -> &'static str {
-        "FirDown"
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(Float32)]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(Float32)]
-    }
-
-    fn create_kernel(&self, context: &KernelContext<'_>) -> Result<FirDownKernel> {
-        let taps: Vec<f32> = context.get("taps").unwrap_or_default();
-        let taps = taps
-            .try_into()
-            .map_err(|t| ort::Error::new(format!("FirDown has taps {t:?}, not 4")))?;
-        Ok(FirDownKernel { taps })
-    }
-
-    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
-        let mut y = context.inputs().remove(0);
-        if let ValueType::Tensor { shape, dimension_symbols, .. } = &mut y {
-            let halved = shape.iter().enumerate();
-            let halved = halved
-                .map(|(axis, &d)| if axis >= 2 && d > 0 { d / 2 } else { d })
-                .collect::<Vec<_>>();
-            *dimension_symbols = SymbolicDimensions::empty(halved.len());
-            *shape = Shape::new(halved);
-        }
-        context.set_output(0, &y)
-    }
-}
-
-impl Kernel for FirDownKernel {
-    fn compute(&mut self, context: &ComputeContext) -> Result<()> {
-        let (shape, x) = input(context, 0)?;
-        let [n, c, h, w] = dimensions(&shape)?;
-        let halved = [n, c, h / 2, w / 2];
-        let parts = Parts::new(output(context, &halved.map(|d| d as i64))?);
-        par_for(context, n * c, |plane| {
-            let from = &x[plane * h * w..(plane + 1) * h * w];
-            // SAFETY: one call a plane.
-            down(from, w, &self.taps, unsafe { parts.part(plane, (h / 2) * (w / 2)) });
-        })
-    }
-}
 
 /// Output columns that are made at a time.
 const COLUMNS: usize = 128;
@@ -81,7 +10,7 @@ const SEEN: usize = 2 * COLUMNS + 2;
 /// One plane of rows of length `width`. Output (i, j) mixes the 4 x 4 pixels from (2i - 1, 2j - 1) on; what lies beyond the
 /// edge is zero.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn down(x: &[f32], width: usize, taps: &[f32; 4], y: &mut [f32]) {
+pub(super) fn down(x: &[f32], width: usize, taps: &[f32; 4], y: &mut [f32]) {
     let (height, across) = (x.len() / width.max(1), width / 2);
     if across == 0 {
         return;

@@ -1,77 +1,7 @@
+//! Zero insertion by 2, then a blur with four taps along both axes: every output pixel is a mixture of the four input pixels
+//! around it.
+
 use multiversion::multiversion;
-use ort::{
-    Result,
-    operator::{
-        ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-        ShapeInferenceContext,
-    },
-    value::{Shape, SymbolicDimensions, TensorElementType::Float32, ValueType},
-};
-
-use super::{
-    Parts,
-    context::{input, output, par_for},
-    dimensions,
-};
-
-/// Zero insertion by 2, then a blur with four taps along both axes: every output pixel is a mixture of the four input
-/// pixels around it.
-pub struct FirUp;
-
-#[derive(Debug)]
-pub struct FirUpKernel {
-    taps: [f32; 4],
-}
-
-impl Operator for FirUp {
-    type Kernel<'a> = FirUpKernel;
-
-    fn name(&self) -> &'static str {
-        "FirUp"
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(Float32)]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(Float32)]
-    }
-
-    fn create_kernel(&self, context: &KernelContext<'_>) -> Result<FirUpKernel> {
-        let taps: Vec<f32> = context.get("taps").unwrap_or_default();
-        let taps =
-            taps.try_into().map_err(|t| ort::Error::new(format!("FirUp has taps {t:?}, not 4")))?;
-        Ok(FirUpKernel { taps })
-    }
-
-    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
-        let mut y = context.inputs().remove(0);
-        if let ValueType::Tensor { shape, dimension_symbols, .. } = &mut y {
-            let doubled = shape.iter().enumerate();
-            let doubled = doubled
-                .map(|(axis, &d)| if axis >= 2 && d > 0 { 2 * d } else { d })
-                .collect::<Vec<_>>();
-            *dimension_symbols = SymbolicDimensions::empty(doubled.len());
-            *shape = Shape::new(doubled);
-        }
-        context.set_output(0, &y)
-    }
-}
-
-impl Kernel for FirUpKernel {
-    fn compute(&mut self, context: &ComputeContext) -> Result<()> {
-        let (shape, x) = input(context, 0)?;
-        let [n, c, h, w] = dimensions(&shape)?;
-        let doubled = [n, c, 2 * h, 2 * w];
-        let parts = Parts::new(output(context, &doubled.map(|d| d as i64))?);
-        par_for(context, n * c, |plane| {
-            let from = &x[plane * h * w..(plane + 1) * h * w];
-            // SAFETY: one call a plane.
-            up(from, w, &self.taps, unsafe { parts.part(plane, 4 * h * w) });
-        })
-    }
-}
 
 /// Input columns that are mixed at a time, in a buffer with one more at either side.
 const COLUMNS: usize = 256;
@@ -79,7 +9,7 @@ const COLUMNS: usize = 256;
 /// One plane of rows of length `width`. Output row 2i mixes the input rows i and i-1, row 2i+1 the rows i and i+1; what
 /// lies beyond the edge is zero. Columns alike.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn up(x: &[f32], width: usize, taps: &[f32; 4], y: &mut [f32]) {
+pub(super) fn up(x: &[f32], width: usize, taps: &[f32; 4], y: &mut [f32]) {
     let height = x.len() / width;
     let mut mixed = [0.0; COLUMNS + 2];
     for (row, out) in y.chunks_exact_mut(2 * width).enumerate() {

@@ -7,6 +7,7 @@
 
 mod context;
 mod convolution;
+mod fir;
 mod fir_down;
 mod fir_up;
 mod group_norm;
@@ -22,7 +23,9 @@ use std::{sync::Arc, thread};
 
 use ort::{Result, operator::OperatorDomain};
 
-use self::{convolution::Convolution, machine::Machine, pointwise::Pointwise, winograd::Winograd};
+use self::{
+    convolution::Convolution, fir::Fir, machine::Machine, pointwise::Pointwise, winograd::Winograd,
+};
 
 /// The domain and all its kernels, to be added to a session that runs on the CPU with this many threads inside an operator.
 pub(super) fn domain(threads: Option<usize>) -> Result<OperatorDomain> {
@@ -31,8 +34,8 @@ pub(super) fn domain(threads: Option<usize>) -> Result<OperatorDomain> {
         .add(group_norm::GroupNorm { name: "GroupNormSiLU", offset: false, silu: true })?
         .add(group_norm::GroupNorm { name: "OffsetGroupNormSiLU", offset: true, silu: true })?
         .add(residual_mean::ResidualMean)?
-        .add(fir_down::FirDown)?
-        .add(fir_up::FirUp)?;
+        .add(Fir::Down)?
+        .add(Fir::Up)?;
     // Elsewhere the runtime's own convolution serves, by the model's definitions.
     if !Machine::all().any(Machine::pays) {
         return Ok(domain);

@@ -185,7 +185,7 @@ impl Shared {
                     job.deliveries.push(DeliveryReport {
                         destination,
                         state: delivery_state(row)?,
-                        attempts: attempts(row)?,
+                        attempts: small(row, "attempts")?,
                         reason: row.try_get("reason")?,
                     });
                 }
@@ -237,7 +237,7 @@ impl Shared {
                 destination: row.try_get("destination")?,
                 state: delivery_state(row)?,
                 bytes: row.try_get::<i64, _>("bytes")?.cast_unsigned(),
-                attempts: attempts(row)?,
+                attempts: small(row, "attempts")?,
                 created_ms: row.try_get("created_ms")?,
                 reason: row.try_get("reason")?,
             })
@@ -358,14 +358,11 @@ fn number(row: &PgRow, column: usize) -> Result<u64, SpoolError> {
 }
 
 fn report(row: &PgRow) -> Result<JobReport, SpoolError> {
-    let small = |column: &str| -> Result<u32, SpoolError> {
-        Ok(row.try_get::<i64, _>(column)?.try_into().unwrap_or(u32::MAX))
-    };
     Ok(JobReport {
         id: job_id(row.try_get("id")?)?,
         state: state(row.try_get("state")?)?,
-        revision: small("revision")?,
-        attempts: small("attempts")?,
+        revision: small(row, "revision")?,
+        attempts: small(row, "attempts")?,
         objects: row.try_get::<i64, _>("objects")?.cast_unsigned(),
         reason: row.try_get("reason")?,
         last_received_ms: row.try_get("last_received_ms")?,
@@ -392,6 +389,6 @@ fn delivery_state(row: &PgRow) -> Result<DeliveryState, SpoolError> {
     DeliveryState::parse(row.try_get("state")?).ok_or_else(|| strange("state of a delivery"))
 }
 
-fn attempts(row: &PgRow) -> Result<u32, SpoolError> {
-    Ok(row.try_get::<i64, _>("attempts")?.try_into().unwrap_or(u32::MAX))
+fn small(row: &PgRow, column: &str) -> Result<u32, SpoolError> {
+    Ok(row.try_get::<i64, _>(column)?.try_into().unwrap_or(u32::MAX))
 }
