@@ -3,6 +3,8 @@
 //! Data flows one way: `ingest` → `spool` → `segmenter` (`bundle` + `sampler` + `engine`) → `deliver`.
 //! Which room may import which is held by `tests/it/rooms.rs`.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)] // `cli::output` says why
+
 pub mod bench;
 pub mod bundle;
 pub mod cli;

@@ -31,7 +31,7 @@ enum Action {
     Run(RunArgs),
     /// A daemon over DICOM, from the last byte in to the destination's Success, beside the bare sampler
     Daemon(DaemonArgs),
-    /// Whether two reports really differ; exit status 1 if they do, 2 if they cannot be compared
+    /// Whether two reports really differ; exit status 0 if they do not, 1 if they do, 2 usage, 3 if they cannot be compared
     Compare(CompareArgs),
 }
 
@@ -207,7 +207,7 @@ fn program() -> anyhow::Result<PathBuf> {
 }
 
 fn tell(what: &str) {
-    eprintln!("{what}");
+    say!("{what}");
 }
 
 impl Common {
@@ -279,20 +279,20 @@ fn show(report: &Report) {
         .iter()
         .map(|share| format!("{:28}", format!("p{}, ms", share * 100.0)))
         .collect();
-    eprintln!("\n{:width$}  {}cases/s", "", heads.concat());
+    say!("\n{:width$}  {}cases/s", "", heads.concat());
     for point in &report.points {
         let name = if point.name.is_empty() { "all cases" } else { &point.name };
         let cells: Vec<String> =
             point.percentiles.iter().map(|p| format!("{:28}", percentile(p))).collect();
-        eprintln!("{name:width$}  {}{:.2}", cells.concat(), point.cases_per_second);
+        say!("{name:width$}  {}{:.2}", cells.concat(), point.cases_per_second);
     }
     report.points.iter().for_each(show_stages);
     for point in &report.points {
         let name = if point.name.is_empty() { "it" } else { &point.name };
         match &point.steadiness {
-            None => eprintln!("{name}: too few cases to tell whether they were steady"),
+            None => say!("{name}: too few cases to tell whether they were steady"),
             Some(found) if found.steady => {}
-            Some(found) => eprintln!(
+            Some(found) => say!(
                 "{name} was NOT STEADY: the second half took {:.2} times as long as the first; warm up for longer, or \
                  keep the machine to this",
                 found.ratio
@@ -303,17 +303,17 @@ fn show(report: &Report) {
         show_daemon(daemon);
     }
     if let Some(cold) = &report.cold_start {
-        eprintln!("start of a process to its first mask: {:.0} ms", cold.median);
+        say!("start of a process to its first mask: {:.0} ms", cold.median);
     }
     if let Some(idle) = &report.after_idle {
         let seconds = idle.idle_seconds;
-        eprintln!("after {seconds} s of idling: {:.2} ms", idle.median);
+        say!("after {seconds} s of idling: {:.2} ms", idle.median);
     }
     if let Some(bytes) = report.peak_memory_bytes {
-        eprintln!("peak memory: {} MiB", bytes >> 20);
+        say!("peak memory: {} MiB", bytes >> 20);
     }
     if let Some(energy) = &report.energy {
-        eprintln!("energy: {:.1} J ({})", energy.joules, energy.source);
+        say!("energy: {:.1} J ({})", energy.joules, energy.source);
     }
 }
 
@@ -322,26 +322,26 @@ fn show_stages(point: &Point) {
         point.stages.iter().map(|stage| format!("{} {:.2}", stage.name, stage.median)).collect();
     let name = if point.name.is_empty() { "stages" } else { &point.name };
     if !stages.is_empty() {
-        eprintln!("{name}, ms: {}", stages.join(", "));
+        say!("{name}, ms: {}", stages.join(", "));
     }
 }
 
 fn show_daemon(daemon: &bench::Daemon) {
     let figure = |what: &str, estimate: Option<Estimate>, digits: usize, unit: &str| {
         if let Some(Estimate { value, low, high }) = estimate {
-            eprintln!("{what}: {value:.digits$}{} {unit}", interval(low, high, digits));
+            say!("{what}: {value:.digits$}{} {unit}", interval(low, high, digits));
         }
     };
     figure("over the model's compute", daemon.over_model, 2, "ms");
     figure("over the bare sampler", daemon.over_bare, 2, "ms");
     figure("throughput by the sampler's own", daemon.throughput_share, 3, "");
     if let Some(sync) = daemon.disk_sync {
-        eprintln!("a synced write of 4 KiB on the spool's disk: {sync:.2} ms");
+        say!("a synced write of 4 KiB on the spool's disk: {sync:.2} ms");
     }
     if let (Some(first), Some(last), Some(growth)) =
         (daemon.memory.first(), daemon.memory.last(), daemon.memory_growth)
     {
-        eprintln!(
+        say!(
             "memory of the daemon: {} MiB after {} cases, {} MiB after {}; {:+.2} MiB in 1,000 cases",
             first.resident_bytes >> 20,
             first.cases,
@@ -369,24 +369,33 @@ fn interval(low: Option<f64>, high: Option<f64>, digits: usize) -> String {
 }
 
 fn run_compare(args: &CompareArgs) -> anyhow::Result<ExitStatus> {
-    let (a, b) = (read(&args.a)?, read(&args.b)?);
+    let (a, b) = match (read(&args.a), read(&args.b)) {
+        (Ok(a), Ok(b)) => (a, b),
+        (a, b) => {
+            for error in [a.err(), b.err()].into_iter().flatten() {
+                say!("cdal: {}", super::told_once(&error));
+            }
+            return Ok(ExitStatus::NotCompared);
+        }
+    };
     let comparison = compare(&a, &b, args.least / 100.0);
     for machine in &comparison.machines {
-        eprintln!("THE MACHINES DIFFER: {machine}");
+        say!("THE MACHINES DIFFER: {machine}");
     }
     if !comparison.machines.is_empty() && !args.across_machines {
-        eprintln!("not compared; --across-machines compares all the same");
-        return Ok(ExitStatus::Usage);
+        say!("not compared; --across-machines compares all the same");
+        return Ok(ExitStatus::NotCompared);
     }
     for difference in &comparison.differences {
-        eprintln!("differs: {difference}");
+        say!("differs: {difference}");
     }
     if args.json {
-        println!("{}", serde_json::to_string(&comparison).expect("a comparison serialises"));
+        out!("{}", serde_json::to_string(&comparison).expect("a comparison serialises"))?;
     }
     show_comparison(&comparison);
     if comparison.points.is_empty() {
-        bail!("the reports have no point in common");
+        say!("cdal: the reports have no point in common");
+        return Ok(ExitStatus::NotCompared);
     }
     Ok(if comparison.is_real() { ExitStatus::JobFailed } else { ExitStatus::Done })
 }
@@ -400,7 +409,7 @@ fn show_comparison(comparison: &Comparison) {
             Verdict::Same => "no real difference",
         };
         let Estimate { value, low, high } = point.ratio;
-        eprintln!(
+        say!(
             "{name}{:.2} ms and {:.2} ms, ratio {value:.4}{}, p {:.2e}: {verdict}",
             point.a,
             point.b,
@@ -409,7 +418,7 @@ fn show_comparison(comparison: &Comparison) {
         );
     }
     for name in &comparison.unmatched {
-        eprintln!("only in one report: {name}");
+        say!("only in one report: {name}");
     }
 }
 

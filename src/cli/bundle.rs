@@ -4,6 +4,7 @@ use anyhow::Context;
 use ndarray::{Axis, concatenate};
 use safetensors::{Dtype, tensor::TensorView};
 
+use super::output::OutputError;
 use super::{EngineArgs, ExitStatus};
 use crate::{
     bundle::{Bundle, Variant, prepare},
@@ -56,17 +57,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
             let segmenter = Segmenter::open(Arc::clone(&runtime), &bundle, engine.options())?;
             let difference = segmenter.check_golden()?;
             let manifest = &segmenter.bundle().manifest;
-            println!(
+            out!(
                 "{} {}: digests agree, graphs load, golden case within {difference:.1e}",
                 manifest.name, manifest.version
-            );
+            )?;
             if !manifest.variants.is_empty() {
-                println!("runs in {} here", segmenter.precision()?.name());
+                out!("runs in {} here", segmenter.precision()?.name())?;
             }
             if nodes {
                 let graphs = segmenter.graphs()?;
                 let ran = placements(&runtime, &graphs, interface(manifest), &engine.options())?;
-                ran.iter().for_each(show);
+                ran.iter().try_for_each(show)?;
             }
         }
         Command::Crops { bundle, out, each, inputs } => {
@@ -85,31 +86,31 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
             let bytes: Vec<u8> = images.iter().flat_map(|value| value.to_le_bytes()).collect();
             let tensor = TensorView::new(Dtype::F32, images.shape().to_vec(), &bytes)?;
             write_whole(&out, &safetensors::serialize([("image", tensor)], None)?)?;
-            println!("{} crops, {}", images.dim().0, out.display());
+            out!("{} crops, {}", images.dim().0, out.display())?;
         }
         Command::Inspect { bundle } => {
             let bundle = Bundle::open(&bundle)?;
             let m = &bundle.manifest;
-            println!("{} {}", m.name, m.version);
-            println!("digest      {}", bundle.digest);
-            println!(
+            out!("{} {}", m.name, m.version)?;
+            out!("digest      {}", bundle.digest)?;
+            out!(
                 "input       {} channel(s), {} x {}",
                 m.input.channels, m.input.size[0], m.input.size[1]
-            );
-            println!("time-steps  {}", m.diffusion.steps);
-            println!("votes       {}", m.votes);
+            )?;
+            out!("time-steps  {}", m.diffusion.steps)?;
+            out!("votes       {}", m.votes)?;
             for Variant { precision, dice, cases, .. } in &m.variants {
                 let name = precision.name();
-                println!("variant     {name}, Dice {dice:.4} with fp32's masks on {cases} cases");
+                out!("variant     {name}, Dice {dice:.4} with fp32's masks on {cases} cases")?;
             }
             for label in &m.labels {
-                println!("label {}     {}", label.value, label.name);
+                out!("label {}     {}", label.value, label.name)?;
             }
             if let Some(p) = &m.provenance {
-                println!(
+                out!(
                     "weights     {}\ndata        {}\nlicence     {}",
                     p.weights, p.data, p.licence
-                );
+                )?;
             }
         }
     }
@@ -117,7 +118,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
 }
 
 /// Such as `denoiser    120 nodes by CPUExecutionProvider: 40 Conv 61.2 %, 30 GroupNorm 20.5 %`.
-fn show(Placement { graph, provider, nodes, operators, microseconds }: &Placement) {
+fn show(placement: &Placement) -> Result<(), OutputError> {
+    let Placement { graph, provider, nodes, operators, microseconds } = placement;
     let spent = |name: &String| microseconds.get(name).copied().unwrap_or(0);
     let all: u64 = microseconds.values().sum();
     let mut operators: Vec<(&String, &usize)> = operators.iter().collect();
@@ -127,5 +129,5 @@ fn show(Placement { graph, provider, nodes, operators, microseconds }: &Placemen
         .into_iter()
         .map(|(name, count)| format!("{count} {name} {:.1} %", share(name)))
         .collect();
-    println!("{graph:<10} {nodes:>4} nodes by {provider}: {}", operators.join(", "));
+    out!("{graph:<10} {nodes:>4} nodes by {provider}: {}", operators.join(", "))
 }

@@ -27,14 +27,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     match args.action {
         Action::Check { file } => {
             let loaded = config::load(&[&file])?;
-            eprintln!("{}: no faults, revision {}", file.display(), loaded.revision);
+            say!("{}: no faults, revision {}", file.display(), loaded.revision);
         }
         Action::Show { file } => {
             for (key, value, origin) in config::load(&[&file])?.values() {
-                println!("{key} = {value}  # {origin}");
+                out!("{key} = {value}  # {origin}")?;
             }
         }
-        Action::Schema => println!("{:#}", config::schema()),
+        Action::Schema => out!("{:#}", config::schema())?,
     }
     Ok(ExitStatus::Done)
 }

@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
         let report = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"), "verdict": worst, "findings": doctor.findings,
         });
-        println!("{report}");
+        out!("{report}")?;
     } else {
         for Finding { check, verdict, said } in &doctor.findings {
             let verdict = match verdict {
@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
                 Verdict::Warning => "warning",
                 Verdict::Bad => "BAD",
             };
-            println!("{verdict:8} {check:20} {said}");
+            out!("{verdict:8} {check:20} {said}")?;
         }
     }
     Ok(if worst == Some(Verdict::Bad) { ExitStatus::JobFailed } else { ExitStatus::Done })

@@ -3,10 +3,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use super::output::ProgressLine;
 use super::{EngineArgs, ExitStatus};
 use crate::{
     durable::write_whole,
-    eval::{self, Gallery, Progress, Report, html, summary::Statistic},
+    eval::{self, Failure, Gallery, Progress, Report, Step, html, summary::Statistic},
     sampler::Stopping,
     segmenter::Request,
     truth::{Dataset, Split},
@@ -52,7 +53,8 @@ pub struct Args {
 }
 
 /// # Errors
-/// At the first case that cannot be compared, before the model is loaded where its names show it.
+/// If there is nothing to compare or no report can be written, before the model is loaded where possible. A case that
+/// cannot be compared is reported as failed, and the exit status is 1.
 pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     let dataset =
         Dataset::open(&args.data, args.split.clone(), args.limit.map(|limit| limit as usize))?;
@@ -74,6 +76,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         stopping: args.stop,
         ..Request::default()
     };
+    let mut line = ProgressLine::new();
+    let show = |progress: &Progress<'_>| show(progress, &mut line);
     let (report, gallery) = eval::evaluate(&segmenter, &dataset, &request, show)?;
 
     if let Some(path) = &args.json {
@@ -86,7 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         write_overlays(folder, &gallery)?;
     }
     table(&report);
-    Ok(ExitStatus::Done)
+    Ok(if report.failed.is_empty() { ExitStatus::Done } else { ExitStatus::JobFailed })
 }
 
 fn is_stdout(path: &Path) -> bool {
@@ -97,7 +101,7 @@ fn is_stdout(path: &Path) -> bool {
 pub(super) fn write_json(path: &Path, report: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(report).expect("a report serialises");
     if is_stdout(path) {
-        println!("{text}");
+        out!("{text}")?;
     } else {
         write_whole(path, format!("{text}\n").as_bytes())?;
     }
@@ -124,13 +128,23 @@ fn write_overlays(folder: &Path, gallery: &Gallery) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(progress: &Progress<'_>) {
-    let Progress { number, of, case } = progress;
+fn show(progress: &Progress<'_>, line: &mut ProgressLine) {
+    let Progress { number, of, step } = progress;
+    line.clear();
+    let case = match step {
+        Step::Begun(stem) => return line.draw(format_args!("{number}/{of}  {stem}")),
+        Step::Failed(Failure { case, reason }) => {
+            // Most reasons begin with the name of the case.
+            let reason = reason.strip_prefix(&format!("{case}: ")).unwrap_or(reason);
+            return say!("{number}/{of}  FAILED  {case}: {reason}");
+        }
+        Step::Measured(case) => case,
+    };
     let each = |value: fn(&eval::LabelReport) -> Option<f64>, digits| {
         let values = case.labels.iter().map(|label| figure(value(label), digits));
         values.collect::<Vec<_>>().join(" ")
     };
-    eprintln!(
+    say!(
         "{number}/{of}  {}  Dice {}  HD95 {} {}  {:.0} ms",
         case.case,
         each(|label| label.dice, 4),
@@ -145,7 +159,7 @@ fn table(report: &Report) {
     let names = report.summary.labels.iter().map(|label| label.name.as_str());
     let width = names.chain([MEAN]).map(|name| name.chars().count()).max().unwrap_or(0);
     let hd95 = format!("HD95, {}", report.hd95_unit.name());
-    eprintln!("\n{:width$}  {:24}{:24}{hd95}", "", "Dice", "IoU");
+    say!("\n{:width$}  {:24}{:24}{hd95}", "", "Dice", "IoU");
     let row = |name: &str, means: [&Statistic; 3]| {
         let [dice, iou, hd95] = means;
         let (dice, iou) = (interval(dice, 4), interval(iou, 4));
@@ -153,7 +167,7 @@ fn table(report: &Report) {
             0 => String::new(),
             n => format!("  ({n} not defined)"),
         };
-        eprintln!("{name:width$}  {dice:24}{iou:24}{}{left_out}", interval(hd95, 2));
+        say!("{name:width$}  {dice:24}{iou:24}{}{left_out}", interval(hd95, 2));
     };
     for label in &report.summary.labels {
         row(&label.name, [&label.means.dice, &label.means.iou, &label.means.hd95]);
@@ -164,9 +178,14 @@ fn table(report: &Report) {
     }
     for label in report.summary.labels.iter().filter(|label| label.missed + label.invented > 0) {
         let (name, missed, invented) = (&label.name, label.missed, label.invented);
-        eprintln!("{name}: cases missed {missed}, marked without truth {invented}");
+        say!("{name}: cases missed {missed}, marked without truth {invented}");
     }
-    eprintln!(
+    if !report.failed.is_empty() {
+        let names: Vec<_> = report.failed.iter().map(|failure| failure.case.as_str()).collect();
+        let (count, of) = (names.len(), names.len() + report.cases.len());
+        say!("{count} of {of} cases failed and count in no mean: {}", names.join(", "));
+    }
+    say!(
         "cases {}, model {} {}, time-steps {}, votes {}, seed {}, {:.0} ms a case",
         report.cases.len(),
         report.model.name,

@@ -43,7 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         Ok(time) => Finding::GoldenMs(time.as_secs_f64() * 1e3),
         Err(error) => Finding::Fault(super::told_once(&error)),
     };
-    println!("{}", serde_json::to_string(&finding)?);
+    out!("{}", serde_json::to_string(&finding)?)?;
     Ok(ExitStatus::Done)
 }
 

@@ -1,6 +1,9 @@
 //! The command line: one file per subcommand. The only room that prints, and the only one that uses `anyhow`.
 //!
-//! Human text goes to stderr, data to stdout.
+//! Human text goes to stderr, data to stdout: see [`output`].
+
+#[macro_use]
+mod output;
 
 mod bench;
 mod bundle;
@@ -8,6 +11,7 @@ mod config;
 mod doctor;
 mod eval;
 mod examine;
+mod exit;
 mod fleet;
 mod phantom;
 mod segment;
@@ -17,19 +21,19 @@ mod spool;
 mod train;
 mod workstation;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::ConfigError;
-use crate::daemon::DaemonError;
 use crate::domain::PrecisionChoice;
-use crate::engine::{EngineError, Options, Provider};
-use crate::segmenter::SegmenterError;
-use crate::train::TrainError;
+use crate::engine::{Options, Provider};
+
+use self::output::OutputError;
+
+pub use self::exit::ExitStatus;
 
 #[derive(Debug, Parser)]
-#[command(name = "cdal", version, about)]
+#[command(name = "cdal", version, about, after_help = exit::HELP)]
 pub struct CommandLine {
     /// error, warn, info, debug or trace; `CDAL_LOG` overrides it.
     #[arg(long, global = true, default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
@@ -66,22 +70,6 @@ pub enum Command {
     Examine(examine::Args),
     /// Look at what this machine has: runtime, devices, clock, disk, ports, peers
     Doctor(doctor::Args),
-}
-
-/// How the process ends. The numbers are a contract; 2 (usage) is clap's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitStatus {
-    Done = 0,
-    JobFailed = 1,
-    Usage = 2,
-    Internal = 70,
-    Configuration = 78,
-}
-
-impl From<ExitStatus> for ExitCode {
-    fn from(status: ExitStatus) -> Self {
-        Self::from(status as u8)
-    }
 }
 
 /// Which runtime library and execution provider to use.
@@ -174,8 +162,11 @@ pub fn run(command_line: CommandLine) -> ExitStatus {
         return ExitStatus::Internal;
     };
     result.unwrap_or_else(|error| {
-        eprintln!("cdal: {}", told_once(&error));
-        status_of(&error)
+        if matches!(error.downcast_ref(), Some(OutputError::Closed)) {
+            return ExitStatus::Done; // the reader had what it wanted
+        }
+        say!("cdal: {}", told_once(&error));
+        exit::status_of(&error)
     })
 }
 
@@ -192,21 +183,6 @@ fn told_once(error: &anyhow::Error) -> String {
     told
 }
 
-fn status_of(error: &anyhow::Error) -> ExitStatus {
-    if let Some(SegmenterError::Engine(EngineError::Gone)) = error.downcast_ref() {
-        return ExitStatus::Internal;
-    }
-    match error.downcast_ref::<DaemonError>() {
-        Some(DaemonError::Thread(_)) => return ExitStatus::Internal,
-        Some(_) => return ExitStatus::Configuration,
-        None => {}
-    }
-    let is_configuration = error.is::<Misconfigured>()
-        || error.is::<ConfigError>()
-        || matches!(error.downcast_ref(), Some(TrainError::Config(_) | TrainError::Changed { .. }));
-    if is_configuration { ExitStatus::Configuration } else { ExitStatus::JobFailed }
-}
-
 #[cfg(test)]
 mod tests {
     use anyhow::{Context, anyhow};
@@ -219,11 +195,5 @@ mod tests {
         assert_eq!(told_once(&quoted.unwrap_err()), "read a.toml: no such file");
         let fresh = Err::<(), _>(anyhow!("no such file")).context("read a.toml");
         assert_eq!(told_once(&fresh.unwrap_err()), "read a.toml: no such file");
-    }
-
-    #[test]
-    fn an_engine_that_ended_is_a_fault_of_the_program() {
-        let gone = anyhow::Error::from(SegmenterError::Engine(EngineError::Gone)).context("a.png");
-        assert_eq!(status_of(&gone), ExitStatus::Internal);
     }
 }

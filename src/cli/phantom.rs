@@ -66,7 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         };
         let label = nifti::encode_mask(&Source::Raster, geometry, &case.truth)?;
         write_whole(&labels.join(format!("{name}.nii.gz")), &label)?;
-        println!("{}", image.display());
+        out!("{}", image.display())?;
     }
     Ok(ExitStatus::Done)
 }

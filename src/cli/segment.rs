@@ -9,14 +9,15 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::output::{OutputError, ProgressLine};
 use super::{EngineArgs, ExitStatus};
 use crate::{
     codec::{self, Case, Source, mask_png, nifti, overlay, seg},
     domain::{Precision, Segmentation},
     durable::{write_together, write_whole},
-    engine::{Purpose, Runtime},
+    engine::{EngineError, Purpose, Runtime},
     sampler::Stopping,
-    segmenter::{Ending, Outcome, Preview, RecordedNoise, Request, Segmenter},
+    segmenter::{Ending, Outcome, Preview, RecordedNoise, Request, Segmenter, SegmenterError},
 };
 
 #[derive(Debug, clap::Args)]
@@ -80,10 +81,20 @@ struct Report<'a> {
     ending: Ending,
     /// Of the denoiser.
     precision: Precision,
-    /// Voxels of each label.
+    /// Voxels of each label, in the order of `labels`.
     voxels: Vec<usize>,
+    labels: Vec<LabelVoxels<'a>>,
     milliseconds: Milliseconds,
     files: Vec<PathBuf>,
+}
+
+/// A label of the model with what the mask holds of it.
+#[derive(Serialize)]
+struct LabelVoxels<'a> {
+    /// In the mask.
+    value: u8,
+    name: &'a str,
+    voxels: usize,
 }
 
 #[derive(Serialize)]
@@ -97,7 +108,8 @@ struct Milliseconds {
 }
 
 /// # Errors
-/// At the first case that cannot be read, segmented or written; nothing half-written stays behind.
+/// If the model does not load or the results cannot be told. A case that cannot be read, segmented or written is reported,
+/// the others go on, and the exit status is 1; nothing half-written stays behind.
 pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     let noise = args.noise.as_deref().map(RecordedNoise::read).transpose()?.map(Arc::new);
     let segmenter = args.engine.open(&args.bundle)?;
@@ -111,35 +123,85 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         deadline: args.deadline.map(|ms| Duration::from_millis(ms.into())),
         ..Request::default()
     };
-    let mut names = HashSet::new();
-    for input in &args.inputs {
-        let started = Instant::now();
-        let cases = codec::read(input)?;
-        let decode = started.elapsed().as_secs_f64() * 1e3 / cases.len() as f64;
-        for case in &cases {
-            if !names.insert(case.name.clone()) {
-                bail!(
-                    "{}: another input is named {} too, their results would have one name; segment them into \
-                     two folders",
-                    input.display(),
-                    case.name
-                );
+    let mut work = Work { args: &args, segmenter: &segmenter, request, names: HashSet::new() };
+    let (mut line, mut failed) = (ProgressLine::new(), 0);
+    for (index, input) in args.inputs.iter().enumerate() {
+        line.draw(format_args!("{}/{}  {}", index + 1, args.inputs.len(), input.display()));
+        let mut is_whole = true;
+        work.input(input, |result| {
+            line.clear();
+            let Err(error) = result else { return Ok(()) };
+            if ends_all(&error) {
+                return Err(error);
             }
-            let path = args.out.join(format!("{}.preview.png", case.name));
-            let preview = args.preview.then(|| preview(&segmenter, case, path.clone()));
-            let outcome = segmenter
-                .segment(&case.volume, &Request { preview, ..request.clone() })
-                .with_context(|| input.display().to_string())?;
-            let started = Instant::now();
-            let files = write(&args, &segmenter, case, &outcome)?;
-            if args.preview {
-                let _ = std::fs::remove_file(path);
-            }
-            let encode = started.elapsed().as_secs_f64() * 1e3;
-            report(&args, case, &outcome, files, decode, encode);
-        }
+            is_whole = false;
+            say!("cdal: {}", super::told_once(&error));
+            Ok(())
+        })?;
+        failed += usize::from(!is_whole);
     }
-    Ok(ExitStatus::Done)
+    if failed == 0 {
+        return Ok(ExitStatus::Done);
+    }
+    if args.inputs.len() > 1 {
+        say!("cdal: {failed} of {} inputs failed, see above", args.inputs.len());
+    }
+    Ok(ExitStatus::JobFailed)
+}
+
+/// Whether it would happen with every other input, too.
+fn ends_all(error: &anyhow::Error) -> bool {
+    error.is::<OutputError>()
+        || matches!(error.downcast_ref(), Some(SegmenterError::Engine(EngineError::Gone)))
+}
+
+/// What all inputs have in common.
+struct Work<'a> {
+    args: &'a Args,
+    segmenter: &'a Segmenter,
+    request: Request,
+    /// Of the cases so far: results bear them.
+    names: HashSet<String>,
+}
+
+impl Work<'_> {
+    /// Segments every case of an input. `done` is called after each with what became of it, and may end the work.
+    fn input(
+        &mut self,
+        input: &Path,
+        mut done: impl FnMut(anyhow::Result<()>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let cases = match codec::read(input) {
+            Ok(cases) => cases,
+            Err(error) => return done(Err(error.into())),
+        };
+        let decode = started.elapsed().as_secs_f64() * 1e3 / cases.len() as f64;
+        cases.iter().try_for_each(|case| done(self.case(input, case, decode)))
+    }
+
+    fn case(&mut self, input: &Path, case: &Case, decode: f64) -> anyhow::Result<()> {
+        let Self { args, segmenter, request, names } = self;
+        if !names.insert(case.name.clone()) {
+            bail!(
+                "{}: another input is named {} too, their results would have one name; segment them into two folders",
+                input.display(),
+                case.name
+            );
+        }
+        let path = args.out.join(format!("{}.preview.png", case.name));
+        let preview = args.preview.then(|| preview(segmenter, case, path.clone()));
+        let outcome = segmenter
+            .segment(&case.volume, &Request { preview, ..request.clone() })
+            .with_context(|| input.display().to_string())?;
+        let started = Instant::now();
+        let files = write(args, segmenter, case, &outcome)?;
+        if args.preview {
+            let _ = std::fs::remove_file(path);
+        }
+        let encode = started.elapsed().as_secs_f64() * 1e3;
+        report(self, case, &outcome, files, [decode, encode])
+    }
 }
 
 /// Draws the mask so far to `path`. A picture that cannot be written is no reason to give up the case.
@@ -151,8 +213,8 @@ fn preview(segmenter: &Segmenter, case: &Case, path: PathBuf) -> Preview {
             .map_err(anyhow::Error::from)
             .and_then(|png| Ok(write_whole(&path, &png)?));
         match written {
-            Ok(()) => eprintln!("{name}: {votes} votes, {}", path.display()),
-            Err(error) => eprintln!("{name}: no preview: {error:#}"),
+            Ok(()) => say!("{name}: {votes} votes, {}", path.display()),
+            Err(error) => say!("{name}: no preview: {error:#}"),
         }
     })
 }
@@ -228,26 +290,28 @@ fn formats(args: &Args, case: &Case) -> Vec<Format> {
 }
 
 fn report(
-    args: &Args,
+    work: &Work<'_>,
     case: &Case,
     outcome: &Outcome,
     files: Vec<PathBuf>,
-    decode: f64,
-    encode: f64,
-) {
+    [decode, encode]: [f64; 2],
+) -> anyhow::Result<()> {
     let mask = &outcome.segmentation.mask;
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let stages = &outcome.stages;
-    let labels = outcome.segmentation.agreement.dim().0;
+    let labels = work.segmenter.bundle().manifest.labels.iter().map(|label| {
+        let voxels = mask.iter().filter(|&&value| value == label.value).count();
+        LabelVoxels { value: label.value, name: &label.name, voxels }
+    });
+    let labels: Vec<_> = labels.collect();
     let report = Report {
         case: &case.name,
         shape: mask.shape(),
         votes: outcome.votes,
         ending: outcome.ending,
         precision: outcome.precision,
-        voxels: (1..=labels)
-            .map(|label| mask.iter().filter(|&&value| usize::from(value) == label).count())
-            .collect(),
+        voxels: labels.iter().map(|label| label.voxels).collect(),
+        labels,
         milliseconds: Milliseconds {
             decode,
             prepare: ms(stages.prepare),
@@ -258,8 +322,8 @@ fn report(
         },
         files,
     };
-    if args.json {
-        println!("{}", serde_json::to_string(&report).expect("a report serialises"));
+    if work.args.json {
+        out!("{}", serde_json::to_string(&report).expect("a report serialises"))?;
     } else {
         let total = decode
             + encode
@@ -270,8 +334,9 @@ fn report(
             Stopping::Never if !is_cut => format!("{} votes", outcome.votes),
             _ => format!("{votes_drawn:.1} of {} votes", outcome.votes),
         };
-        eprintln!("{}: {votes}, {total:.0} ms, {}", case.name, files.join(", "));
+        say!("{}: {votes}, {total:.0} ms, {}", case.name, files.join(", "));
     }
+    Ok(())
 }
 
 impl EngineArgs {

@@ -5,6 +5,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::output::OutputError;
 use super::{ExitStatus, Misconfigured};
 use crate::config;
 use crate::domain::duration;
@@ -211,10 +212,10 @@ fn each(
 ) -> anyhow::Result<()> {
     for item in items {
         act(item).with_context(|| item.to_string())?;
-        eprintln!("{item}: {done}");
+        say!("{item}: {done}");
     }
     if items.is_empty() {
-        eprintln!("nothing to do");
+        say!("nothing to do");
     }
     Ok(())
 }
@@ -241,21 +242,21 @@ fn list(desk: &Counter, all: bool, json: bool) -> anyhow::Result<()> {
             "deliveries": letters.iter().map(letter_json).collect::<Vec<_>>(),
             "destinations": statements,
         });
-        println!("{report}");
+        out!("{report}")?;
         return Ok(());
     }
     if let Some(usage) = usage {
-        println!("{} bytes used, {} bytes free", usage.used_bytes, usage.free_bytes);
+        out!("{} bytes used, {} bytes free", usage.used_bytes, usage.free_bytes)?;
     }
-    println!(
+    out!(
         "jobs: {} received, {} ready, {} running, {} failed, {} in quarantine",
         count.received, count.ready, count.running, count.failed, count.quarantined
-    );
-    jobs.iter().for_each(print_job);
-    println!("deliveries: {} pending, {} dead", count.pending_deliveries, count.dead_deliveries);
-    letters.iter().for_each(print_letter);
+    )?;
+    jobs.iter().try_for_each(print_job)?;
+    out!("deliveries: {} pending, {} dead", count.pending_deliveries, count.dead_deliveries)?;
+    letters.iter().try_for_each(print_letter)?;
     for account in statements {
-        println!(
+        out!(
             "destination {}: {} sent ({} bytes) in {} attempts, {} pending ({} bytes), {} dead, {} given up",
             account.destination,
             account.sent,
@@ -265,7 +266,7 @@ fn list(desk: &Counter, all: bool, json: bool) -> anyhow::Result<()> {
             account.pending_bytes,
             account.dead,
             account.dropped
-        );
+        )?;
     }
     Ok(())
 }
@@ -283,15 +284,15 @@ fn show(desk: &Counter, id: &str, uids: bool, json: bool) -> anyhow::Result<()> 
         if let Some(identity) = identity {
             value["uids"] = serde_json::to_value(identity)?;
         }
-        println!("{value}");
+        out!("{value}")?;
         return Ok(());
     }
-    print_job(&report);
-    letters.iter().for_each(print_letter);
+    print_job(&report)?;
+    letters.iter().try_for_each(print_letter)?;
     if let Some(identity) = identity {
-        println!("  series {}", identity.series);
-        identity.instances.iter().for_each(|uid| println!("  object {uid}"));
-        identity.products.iter().for_each(|uid| println!("  result {uid}"));
+        out!("  series {}", identity.series)?;
+        identity.instances.iter().try_for_each(|uid| out!("  object {uid}"))?;
+        identity.products.iter().try_for_each(|uid| out!("  result {uid}"))?;
     }
     Ok(())
 }
@@ -313,8 +314,8 @@ fn letter_json(letter: &Letter) -> Value {
     })
 }
 
-fn print_job(job: &JobReport) {
-    println!(
+fn print_job(job: &JobReport) -> Result<(), OutputError> {
+    out!(
         "  job {}: {}, revision {}, {} objects, last one {} ago{}",
         job.id,
         job.state.as_str(),
@@ -322,11 +323,11 @@ fn print_job(job: &JobReport) {
         job.objects,
         age(job.last_received_ms),
         because(job.reason.as_deref())
-    );
+    )
 }
 
-fn print_letter(letter: &Letter) {
-    println!(
+fn print_letter(letter: &Letter) -> Result<(), OutputError> {
+    out!(
         "  delivery {} of job {} to {}: {}, {} bytes, {} attempts, made {} ago{}",
         letter.id,
         letter.job,
@@ -336,7 +337,7 @@ fn print_letter(letter: &Letter) {
         letter.attempts,
         age(letter.created_ms),
         because(letter.reason.as_deref())
-    );
+    )
 }
 
 fn because(reason: Option<&str>) -> String {

@@ -25,7 +25,7 @@ pub fn run(arguments: &Args) -> anyhow::Result<ExitStatus> {
     let runtime = Runtime::load(Purpose::Training, arguments.runtime.as_deref())?;
     let mut screen = Screen { is_live: std::io::stderr().is_terminal(), ..Screen::default() };
     let bundle = train(&config, &runtime, arguments.resume, |progress| screen.show(progress))?;
-    println!("{}", bundle.display());
+    out!("{}", bundle.display())?;
     Ok(ExitStatus::Done)
 }
 
@@ -43,17 +43,17 @@ impl Screen {
         self.losses.push(progress.loss);
         let line = line(progress);
         if !self.is_live {
-            eprintln!("{line}");
+            say!("{line}");
             return;
         }
         let erase = "\x1b[A\x1b[2K".repeat(self.drawn); // up and empty, for each line
         let curve = curve(&self.losses);
         if progress.validation_dice.is_some() {
             // What a checkpoint reached stays above the curve.
-            eprintln!("{erase}{line}\n{curve}");
+            say!("{erase}{line}\n{curve}");
             self.drawn = 1;
         } else {
-            eprintln!("{erase}{curve}\n{line}");
+            say!("{erase}{curve}\n{line}");
             self.drawn = 2;
         }
     }

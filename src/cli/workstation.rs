@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::ExitStatus;
+use super::{ExitStatus, Misconfigured};
 use super::signals::Signals;
 use crate::daemon::Reporters;
 use crate::deliver::{Holdings, ReportConfig, Requester};
@@ -90,7 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
     let faults = args.faults();
     if !faults.is_empty() {
         for fault in faults {
-            eprintln!("cdal: {fault}");
+            say!("cdal: {fault}");
         }
         return Ok(ExitStatus::Usage);
     }
@@ -106,7 +106,8 @@ async fn receive(args: Args) -> anyhow::Result<()> {
 
     let (landed, enough, limit) = (AtomicU64::new(0), stop.clone(), args.count);
     let mut sink = FolderSink::open(&args.out, move |object| {
-        println!("{}", serde_json::to_string(object).expect("an object's facts are plain data"));
+        // Objects are taken whether or not somebody reads this.
+        let _ = out!("{}", serde_json::to_string(object).expect("an object's facts are plain data"));
         if limit.is_some_and(|limit| landed.fetch_add(1, Ordering::Relaxed) + 1 >= limit) {
             enough.cancel();
         }
@@ -126,7 +127,9 @@ async fn receive(args: Args) -> anyhow::Result<()> {
         None => None,
     };
     let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
-    let server = http::Server::station(http, Arc::clone(&sink)).await?;
+    let server = http::Server::station(http, Arc::clone(&sink))
+        .await
+        .context(Misconfigured("the workstation cannot start"))?;
     let serial = args.serial.map(|path| {
         let (sink, stop) = (sink.clone(), stop.clone());
         tokio::task::spawn_blocking(move || {
@@ -134,7 +137,7 @@ async fn receive(args: Args) -> anyhow::Result<()> {
             ingest::serial::receive(&path, args.baud, sink, &stop).inspect_err(|_| stop.cancel())
         })
     });
-    println!(
+    let _ = out!(
         "{}",
         serde_json::json!({
             "ready": true,
@@ -252,7 +255,9 @@ fn requests(args: &Args, reports: &ReportConfig) -> anyhow::Result<Option<Arc<Sp
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("listen on {address}; choose a free port"))
+    listener
+        .with_context(|| format!("listen on {address}; choose a free port"))
+        .context(Misconfigured("the workstation cannot start"))
 }
 
 /// Passes the word that somebody asked, until `stop`; then tries once more what is left.

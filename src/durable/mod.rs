@@ -5,6 +5,7 @@
 //! [`failpoint`] lets a test cut the power between any two steps.
 
 pub mod failpoint;
+mod lock;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
+
+pub use lock::Lock;
 
 /// What the disk refused. Nothing half-written is left under the name that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,36 @@ impl DurableError {
         let path = path.into();
         move |source| Self { action, path, source }
     }
+}
+
+/// Whether an attempt that failed so may succeed later although nobody changed what was asked for: an address or a file is
+/// in use, a disk is full, a network is not there.
+#[must_use]
+pub fn may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        AddrInUse, AddrNotAvailable, ConnectionAborted, ConnectionRefused, ConnectionReset,
+        HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, OutOfMemory, QuotaExceeded,
+        ResourceBusy, StaleNetworkFileHandle, StorageFull, TimedOut, WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        AddrInUse
+            | AddrNotAvailable
+            | ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | OutOfMemory
+            | QuotaExceeded
+            | ResourceBusy
+            | StaleNetworkFileHandle
+            | StorageFull
+            | TimedOut
+            | WouldBlock
+    )
 }
 
 /// Ends every temp file's name, so that a start after a crash can tell what to remove.

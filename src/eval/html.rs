@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{CaseReport, Gallery, Picture, Report, summary::Statistic};
+use super::{CaseReport, Failure, Gallery, Picture, Report, summary::Statistic};
 use crate::domain::Label;
 use crate::page::{self, base64, escape, number};
 
@@ -40,6 +40,13 @@ fn write_body(
         escape(&report.software_version),
         escape(&report.model.digest)
     )?;
+    if !report.failed.is_empty() {
+        write!(html, "<h2>Failed cases</h2><p>They count in no mean.</p><ul>")?;
+        for Failure { case, reason } in &report.failed {
+            write!(html, "<li><b>{}</b>: {}</li>", escape(case), escape(reason))?;
+        }
+        html.push_str("</ul>");
+    }
     summary(html, report, labels)?;
     plot(html, report, labels)?;
     html.push_str("<h2>Worst cases</h2>");

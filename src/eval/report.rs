@@ -26,6 +26,16 @@ pub struct Report {
     pub summary: Summary,
     /// In the order of the data.
     pub cases: Vec<CaseReport>,
+    /// Cases that could not be compared; they count in no mean.
+    pub failed: Vec<Failure>,
+}
+
+/// A case that could not be read, did not fit together or could not be segmented.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    pub case: String,
+    /// What is wrong and what to do.
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -160,7 +170,7 @@ impl Report {
         dataset: &Dataset,
         (votes, steps): (usize, usize),
         seed: u64,
-        cases: Vec<CaseReport>,
+        (cases, failed): (Vec<CaseReport>, Vec<Failure>),
     ) -> Self {
         let manifest = &segmenter.bundle().manifest;
         let names = manifest.labels.iter().map(|label| (label.value, label.name.clone()));
@@ -191,6 +201,7 @@ impl Report {
             hd95_unit,
             summary: Summary::of(names.collect(), &cases),
             cases,
+            failed,
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::durable::DurableError;
+use crate::durable::{self, DurableError};
 
 /// What can go wrong in the spool. After any of these the spool is as it was before the call.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,10 @@ pub enum SpoolError {
         "the spool {path} is in use by another process; give each daemon its own spool.directory"
     )]
     Locked { path: PathBuf },
+    #[error(
+        "there is no spool in {path}: no daemon has started with this configuration yet; start `cdal serve`, or correct spool.directory"
+    )]
+    Missing { path: PathBuf },
     #[error(
         "the spool {path} has schema {found}, this program knows {known}; use the program version that wrote it"
     )]
@@ -49,6 +53,24 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
+    /// Whether the same start may succeed later with nothing changed in the configuration: another process ends, the disk
+    /// has room again, the server answers.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use rusqlite::ErrorCode::{
+            DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, SystemIoFailure,
+        };
+        match self {
+            Self::Locked { .. } | Self::LowDisk { .. } => true,
+            Self::Disk(error) => durable::may_pass(&error.source),
+            Self::Database(error) => matches!(
+                error.sqlite_error_code(),
+                Some(DatabaseBusy | DatabaseLocked | DiskFull | OutOfMemory | SystemIoFailure)
+            ),
+            error => error.is_outage(),
+        }
+    }
+
     /// Whether the shared queue's server is out of reach: told once, by [`Shared`](super::Shared) itself.
     #[must_use]
     pub fn is_outage(&self) -> bool {

@@ -1,4 +1,4 @@
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::room::Room;
 use super::{Config, Recovery, Shared, SpoolError};
-use crate::durable::{self, DurableError};
+use crate::durable::{self, DurableError, Lock};
 
 /// Raised with every change of the tables.
 const SCHEMA: i64 = 5;
@@ -143,7 +143,7 @@ pub struct Spool {
     /// Where every object has to be before its sender is told that it is safe.
     pub(super) replica: OnceLock<Arc<Shared>>,
     /// `None` beside the process that owns the spool.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl Spool {
@@ -175,8 +175,7 @@ impl Spool {
     pub(super) fn open_beside(config: Config) -> Result<Self, SpoolError> {
         let database = config.directory.join("spool.db");
         if !database.exists() {
-            let missing = std::io::ErrorKind::NotFound.into();
-            return Err(DurableError::of("open", database)(missing).into());
+            return Err(SpoolError::Missing { path: config.directory });
         }
         let (connection, log) = connect(&config.directory)?;
         let spool = Self::new(config, connection, log, None);
@@ -184,7 +183,7 @@ impl Spool {
         Ok(spool)
     }
 
-    fn new(config: Config, connection: Connection, log: File, lock: Option<File>) -> Self {
+    fn new(config: Config, connection: Connection, log: File, lock: Option<Lock>) -> Self {
         let (connection, log) = (Mutex::new(connection), Arc::new(log));
         let (room, payloads, replica) = Default::default();
         Self { config, connection, log, room, payloads, replica, _lock: lock }
@@ -259,14 +258,10 @@ impl Drop for Unsynced<'_> {
     }
 }
 
-fn lock(root: &Path) -> Result<File, SpoolError> {
+fn lock(root: &Path) -> Result<Lock, SpoolError> {
     let path = root.join("lock");
-    let file = File::create(&path).map_err(DurableError::of("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SpoolError::Locked { path: root.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(DurableError::of("lock", &path)(error).into()),
-    }
+    let lock = Lock::take(&path).map_err(DurableError::of("lock", &path))?;
+    lock.ok_or_else(|| SpoolError::Locked { path: root.to_owned() })
 }
 
 /// The database and its write-ahead log, which keeps its file while a connection is open.

@@ -34,6 +34,8 @@ pub fn start(level: &str) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // The layer would report a closed stderr on stderr, and panic.
+        .log_internal_errors(false)
         .with_filter_reloading();
     let handle = builder.reload_handle();
     if builder.try_init().is_ok() {

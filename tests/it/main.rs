@@ -7,6 +7,7 @@ mod codec_dicom;
 mod codec_nifti;
 mod codec_samples;
 mod codec_seg;
+mod command_line;
 mod commitment;
 mod config;
 mod crash;

@@ -33,7 +33,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
         let server = open(args).await.context(Misconfigured("the collector cannot start"))?;
         let address = server.address()?.to_string();
         let page = server.page_address().map(|address| address.to_string());
-        println!("{}", json!({ "ready": true, "collector": address, "page": page }));
+        // The collector serves whether or not somebody reads this.
+        let _ = out!("{}", json!({ "ready": true, "collector": address, "page": page }));
         let manager = ServiceManager::from_environment();
         manager.ready();
         let serving = server.serve(stop.clone());

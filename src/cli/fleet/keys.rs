@@ -130,7 +130,7 @@ pub fn init(args: &InitArgs) -> anyhow::Result<ExitStatus> {
         timestamp: key("timestamp".to_owned())?,
     };
     let repository = Repository::init(&args.repository, roles, args.validity.validity())?;
-    eprintln!(
+    say!(
         "a repository without releases; hand {} to each device as fleet.root.\n\
          Keep the root keys apart from each other and off this machine; publish takes the others.",
         repository.root_path().display()
@@ -178,21 +178,21 @@ fn named(key: &str) -> anyhow::Result<String> {
 pub fn show(args: &ShowArgs) -> anyhow::Result<ExitStatus> {
     let summary = Repository::open(&args.repository)?.summary()?;
     if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
+        out!("{}", serde_json::to_string(&summary)?)?;
         return Ok(ExitStatus::Done);
     }
     let Summary { roles, releases, pending } = summary;
     for RoleSummary { role, threshold, keys, expires } in roles {
-        eprintln!("{role:9} expires {expires}, takes {threshold} of");
+        say!("{role:9} expires {expires}, takes {threshold} of");
         for id in keys {
-            eprintln!("          {id}");
+            say!("          {id}");
         }
     }
     for (counter, name) in releases {
-        eprintln!("release {counter} ({name})");
+        say!("release {counter} ({name})");
     }
     if let Some(what) = pending {
-        eprintln!("{what} waits for signatures");
+        say!("{what} waits for signatures");
     }
     Ok(ExitStatus::Done)
 }
@@ -209,7 +209,7 @@ pub fn refresh(args: &RefreshArgs) -> anyhow::Result<ExitStatus> {
         (false, false) => "",
     };
     let (role, date) = renewed.first_to_expire;
-    eprintln!("new dates for timestamp, snapshot{also}; the first to expire is {role}, {date}");
+    say!("new dates for timestamp, snapshot{also}; the first to expire is {role}, {date}");
     Ok(ExitStatus::Done)
 }
 
@@ -223,8 +223,8 @@ impl At {
 /// What became of something that takes signatures, for the person at the keys.
 pub(super) fn tell(state: &State, what: &str) {
     match state {
-        State::InForce => eprintln!("{what} is in force; devices see it at their next look"),
-        State::Pending { role, have, needed } => eprintln!(
+        State::InForce => say!("{what} is in force; devices see it at their next look"),
+        State::Pending { role, have, needed } => say!(
             "{what} waits in pending/: {role} has {have} of {needed} signatures; \
              `cdal fleet sign` with further keys adds them, and devices see nothing of it until then"
         ),
@@ -236,6 +236,6 @@ fn made_or_read(path: &Path) -> anyhow::Result<Key> {
     let is_new = !path.exists();
     let key = if is_new { Key::generate(path) } else { Key::read(path) };
     let key = key.with_context(|| format!("the key {}", path.display()))?;
-    eprintln!("{} {} {}", if is_new { "made" } else { "read" }, path.display(), key.id());
+    say!("{} {} {}", if is_new { "made" } else { "read" }, path.display(), key.id());
     Ok(key)
 }

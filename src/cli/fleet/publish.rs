@@ -125,12 +125,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
         return Err(all.context(Misconfigured("the release is not published")));
     }
     if blueprint.configuration.is_some() && devices.is_empty() {
-        eprintln!("no `devices` are named, so the configuration was tried on none");
+        say!("no `devices` are named, so the configuration was tried on none");
     }
     let name = draft.release.name.clone();
     if args.check {
         let (blobs, bytes) = size(&draft.release);
-        eprintln!("release {name}: no faults; {blobs} files, {bytes} bytes");
+        say!("release {name}: no faults; {blobs} files, {bytes} bytes");
         return Ok(ExitStatus::Done);
     }
     let (repository, keys) = args.at.open()?;
@@ -143,7 +143,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
 /// If the disk refuses.
 pub fn pack(args: &PackArgs) -> anyhow::Result<ExitStatus> {
     let packed = Repository::open(&args.repository)?.pack(&args.out, args.from)?;
-    eprintln!(
+    say!(
         "{}: {} releases; files new: {}, bytes: {}",
         args.out.display(),
         packed.releases,

@@ -28,9 +28,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
         fleet.context(Misconfigured("there is no section [fleet]; this device is not updated"))?;
     let status = Status::read(&fleet.directory, u64::try_from(now_ms()).unwrap_or_default())?;
     if args.json {
-        println!("{}", serde_json::to_string(&status)?);
+        out!("{}", serde_json::to_string(&status)?)?;
     } else {
-        eprint!("{status}");
+        say!("{}", status.to_string().trim_end());
     }
     Ok(ExitStatus::Done)
 }

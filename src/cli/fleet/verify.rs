@@ -55,9 +55,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
         }
     }
     let read = if args.content { ", its files are whole" } else { "" };
-    eprintln!("release {} ({}), manifest {digest}: signed{read}", release.counter, release.name);
+    say!("release {} ({}), manifest {digest}: signed{read}", release.counter, release.name);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&release)?);
+        out!("{}", serde_json::to_string_pretty(&release)?)?;
     }
     Ok(ExitStatus::Done)
 }

@@ -1,12 +1,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::{ExitStatus, Misconfigured};
+use crate::cli::output;
 use crate::domain::duration;
 use crate::fleet::collect::{ClientConfig, Collector, Fleet};
 use crate::fleet::rollout::{Account, Class, Line, StageAccount, utc};
@@ -124,7 +125,7 @@ pub fn pause(args: &PauseArgs) -> anyhow::Result<ExitStatus> {
     block_on(async {
         let counter = counter(&collector, args.release).await?;
         collector.pause(counter, &args.words).await?;
-        eprintln!("release {counter}: paused");
+        say!("release {counter}: paused");
         Ok(ExitStatus::Done)
     })
 }
@@ -136,7 +137,7 @@ pub fn resume(args: &ResumeArgs) -> anyhow::Result<ExitStatus> {
     block_on(async {
         let counter = counter(&collector, args.release).await?;
         collector.resume(counter).await?;
-        eprintln!("release {counter}: goes on");
+        say!("release {counter}: goes on");
         Ok(ExitStatus::Done)
     })
 }
@@ -150,7 +151,7 @@ pub fn forget(args: &ForgetArgs) -> anyhow::Result<ExitStatus> {
     }
     block_on(async {
         collector.forget(&args.device).await?;
-        eprintln!("{}: forgotten", args.device);
+        say!("{}: forgotten", args.device);
         Ok(ExitStatus::Done)
     })
 }
@@ -178,15 +179,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
             } else {
                 told.news(&fleet)
             };
-            let mut out = std::io::stdout();
-            if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() || args.once {
-                return Ok(ExitStatus::Done); // nobody reads any more
+            output::text_whole(&text)?;
+            if args.once {
+                return Ok(ExitStatus::Done);
             }
             fleet = loop {
                 tokio::time::sleep(args.every).await;
                 match collector.fleet(args.release).await {
                     Ok(fleet) => break fleet,
-                    Err(error) => eprintln!("{error}"),
+                    Err(error) => say!("{error}"),
                 }
             };
         }

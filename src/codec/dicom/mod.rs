@@ -70,7 +70,8 @@ pub fn read_files(files: &[PathBuf]) -> Result<Vec<Case>, CodecError> {
     if series.len() > 1 && !series.iter().all(|instances| series::is_localizer(instances)) {
         series.retain(|instances| !series::is_localizer(instances));
     }
-    series.sort_by_key(|instances| instances[0].number);
+    // Series without a number come last.
+    series.sort_by_key(|instances| (instances[0].number.is_none(), instances[0].number));
     let several = series.len() > 1;
     let mut cases = Vec::new();
     for instances in series {

@@ -22,8 +22,8 @@ pub(super) struct Instance {
     pub(super) series: String,
     sop_class: String,
     pub(super) sop_uid: String,
-    /// `SeriesNumber`; series without one come last.
-    pub(super) number: i64,
+    /// `SeriesNumber`, if it is one.
+    pub(super) number: Option<i32>,
     frame_of_reference: Option<String>,
     localizer: bool,
     image: Image,
@@ -50,7 +50,7 @@ impl Instance {
             series: required(tags::SERIES_INSTANCE_UID, "SeriesInstanceUID")?,
             sop_class: required(tags::SOP_CLASS_UID, "SOPClassUID")?,
             sop_uid: required(tags::SOP_INSTANCE_UID, "SOPInstanceUID")?,
-            number: number(&header, tags::SERIES_NUMBER).map_or(i64::MAX, |n| n as i64),
+            number: number(&header, tags::SERIES_NUMBER).and_then(series_number),
             frame_of_reference: text(&header, tags::FRAME_OF_REFERENCE_UID).map(Into::into),
             localizer: text(&header, tags::IMAGE_TYPE).is_some_and(|t| t.contains("LOCALIZER")),
             frames: image::read_frames(path, &header, image.frames)?,
@@ -62,6 +62,13 @@ impl Instance {
     fn shape(&self) -> [usize; 4] {
         [self.image.channels(), self.image.frames, self.image.rows, self.image.columns]
     }
+}
+
+/// What an Integer String can be (PS3.5, 6.2); anything else tells no series from another.
+fn series_number(value: f64) -> Option<i32> {
+    let is_integer = value.fract() == 0.0;
+    let is_in_range = (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&value);
+    (is_integer && is_in_range).then_some(value as i32)
 }
 
 /// Whether the object is an image that can be segmented; a dose grid or a segmentation has pixels too.
@@ -111,7 +118,11 @@ pub(super) fn read(instances: Vec<Instance>, several: bool) -> Result<Vec<Case>,
     } else {
         let folder = first.path.parent().and_then(Path::file_name);
         let folder = folder.map_or("series".to_owned(), |n| n.to_string_lossy().into_owned());
-        if several { format!("{folder}-{}", first.number) } else { folder }
+        match first.number {
+            Some(number) if several => format!("{folder}-{number}"),
+            // Without a number the folder's name remains; a second case of one name gets a number of its own.
+            _ => folder,
+        }
     };
     Ok(vec![read_volume(name, &instances)?])
 }

@@ -1,4 +1,4 @@
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde_json::{Map, Value, json};
 
 use super::{Candidate, Event, Machine, Note, Refusal};
-use crate::durable::{self, DurableError, failpoint};
+use crate::durable::{self, DurableError, Lock, failpoint};
 use crate::fleet::Release;
 use crate::telemetry::audit::{self, End};
 
@@ -50,7 +50,7 @@ pub struct Store {
     machine: Machine,
     end: End,
     /// `None` beside the process that owns it.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 /// What keeps the agent from working.
@@ -77,16 +77,8 @@ impl Store {
         let create = DurableError::of("create", directory);
         fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(create)?;
         let path = directory.join("lock");
-        let lock = File::create(&path).map_err(DurableError::of("create", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::InUse { directory: directory.to_owned() });
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(DurableError::of("lock", &path)(error).into());
-            }
-        }
+        let lock = Lock::take(&path).map_err(DurableError::of("lock", &path))?;
+        let lock = lock.ok_or_else(|| StoreError::InUse { directory: directory.to_owned() })?;
         let path = directory.join("agent.db");
         let is_new = !path.exists();
         let mut connection = Connection::open(&path)?;
@@ -126,7 +118,7 @@ impl Store {
     fn read(
         directory: &Path,
         connection: Connection,
-        lock: Option<File>,
+        lock: Option<Lock>,
     ) -> Result<Self, StoreError> {
         let unreadable =
             |problem: String| StoreError::Unreadable { directory: directory.to_owned(), problem };

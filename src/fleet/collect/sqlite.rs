@@ -1,9 +1,9 @@
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Transaction, params};
 
 use super::store::{MAX_ALARMS, Store, StoreError, parse, text};
+use crate::durable::Lock;
 use crate::fleet::rollout::Record;
 
 /// Raised with every change of the tables.
@@ -25,7 +25,7 @@ const TABLES: &str = "
 pub struct Sqlite {
     path: PathBuf,
     connection: Connection,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Sqlite {
@@ -135,7 +135,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<i64> {
     version()
 }
 
-fn lock(path: &Path) -> Result<File, StoreError> {
+fn lock(path: &Path) -> Result<Lock, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let refused = |error: std::io::Error| {
@@ -143,10 +143,6 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         let source = rusqlite::Error::SqliteFailure(code, Some(error.to_string()));
         StoreError::Sqlite { path: path.to_owned(), source }
     };
-    let file = File::create(name).map_err(refused)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(refused(error)),
-    }
+    let lock = Lock::take(Path::new(&name)).map_err(refused)?;
+    lock.ok_or_else(|| StoreError::Locked { path: path.to_owned() })
 }
