@@ -59,7 +59,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
             let manifest = &segmenter.bundle().manifest;
             out!(
                 "{} {}: digests agree, graphs load, golden case within {difference:.1e}",
-                manifest.name, manifest.version
+                manifest.name,
+                manifest.version
             )?;
             if !manifest.variants.is_empty() {
                 out!("runs in {} here", segmenter.precision()?.name())?;
@@ -95,7 +96,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
             out!("digest      {}", bundle.digest)?;
             out!(
                 "input       {} channel(s), {} x {}",
-                m.input.channels, m.input.size[0], m.input.size[1]
+                m.input.channels,
+                m.input.size[0],
+                m.input.size[1]
             )?;
             out!("time-steps  {}", m.diffusion.steps)?;
             out!("votes       {}", m.votes)?;
@@ -109,7 +112,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
             if let Some(p) = &m.provenance {
                 out!(
                     "weights     {}\ndata        {}\nlicence     {}",
-                    p.weights, p.data, p.licence
+                    p.weights,
+                    p.data,
+                    p.licence
                 )?;
             }
         }

@@ -74,16 +74,15 @@ fn may_pass(error: &anyhow::Error) -> bool {
             ))
         );
     // A GPU's driver may come up later than the daemon.
-    let is_device = matches!(
-        error.downcast_ref(),
-        Some(SegmenterError::Engine(EngineError::Provider { .. }))
-    ) || matches!(error.downcast_ref(), Some(EngineError::Provider { .. }));
+    let is_device =
+        matches!(error.downcast_ref(), Some(SegmenterError::Engine(EngineError::Provider { .. })))
+            || matches!(error.downcast_ref(), Some(EngineError::Provider { .. }));
     by_kind
         || is_held
         || is_device
-        || error.chain().any(|cause| {
-            cause.downcast_ref::<io::Error>().is_some_and(durable::may_pass)
-        })
+        || error
+            .chain()
+            .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(durable::may_pass))
 }
 
 #[cfg(test)]

@@ -250,7 +250,11 @@ fn list(desk: &Counter, all: bool, json: bool) -> anyhow::Result<()> {
     }
     out!(
         "jobs: {} received, {} ready, {} running, {} failed, {} in quarantine",
-        count.received, count.ready, count.running, count.failed, count.quarantined
+        count.received,
+        count.ready,
+        count.running,
+        count.failed,
+        count.quarantined
     )?;
     jobs.iter().try_for_each(print_job)?;
     out!("deliveries: {} pending, {} dead", count.pending_deliveries, count.dead_deliveries)?;

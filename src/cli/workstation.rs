@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{ExitStatus, Misconfigured};
 use super::signals::Signals;
+use super::{ExitStatus, Misconfigured};
 use crate::daemon::Reporters;
 use crate::deliver::{Holdings, ReportConfig, Requester};
 use crate::domain::Fault;
@@ -107,7 +107,8 @@ async fn receive(args: Args) -> anyhow::Result<()> {
     let (landed, enough, limit) = (AtomicU64::new(0), stop.clone(), args.count);
     let mut sink = FolderSink::open(&args.out, move |object| {
         // Objects are taken whether or not somebody reads this.
-        let _ = out!("{}", serde_json::to_string(object).expect("an object's facts are plain data"));
+        let _ =
+            out!("{}", serde_json::to_string(object).expect("an object's facts are plain data"));
         if limit.is_some_and(|limit| landed.fetch_add(1, Ordering::Relaxed) + 1 >= limit) {
             enough.cancel();
         }

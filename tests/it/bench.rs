@@ -128,9 +128,25 @@ fn a_sweep_measures_every_combination_and_a_report_compares_with_itself() {
     other["machine"]["processor"] = "another".into();
     fs::write(path("elsewhere.json"), other.to_string()).unwrap();
     let elsewhere = compare("elsewhere.json", &[]);
-    assert_eq!(elsewhere.status.code(), Some(2), "{}", said(&elsewhere));
+    assert_eq!(elsewhere.status.code(), Some(3), "{}", said(&elsewhere));
     assert!(said(&elsewhere).contains("THE MACHINES DIFFER"), "{}", said(&elsewhere));
     assert_eq!(compare("elsewhere.json", &["--across-machines"]).status.code(), Some(1));
+
+    // What cannot be compared is neither a difference nor a wrong option.
+    other["points"][0]["name"] = "steps=7".into();
+    other["points"][1]["name"] = "steps=8".into();
+    fs::write(path("apart.json"), other.to_string()).unwrap();
+    fs::write(path("broken.json"), "{").unwrap();
+    for (name, words) in [
+        ("apart.json", "no point in common"),
+        ("broken.json", "no report of `cdal bench`"),
+        ("none.json", "cannot be read"),
+    ] {
+        let not = compare(name, &["--across-machines"]);
+        assert_eq!(not.status.code(), Some(3), "{name}: {}", said(&not));
+        assert!(said(&not).contains(words), "{name}: {}", said(&not));
+    }
+    assert_eq!(compare("a.json", &["--least", "none"]).status.code(), Some(2));
 }
 
 #[test]

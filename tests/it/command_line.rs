@@ -75,7 +75,11 @@ fn a_full_disk_behind_stdout_is_reported() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let output = command.args(["config", "schema"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("write to stdout: No space left on device"), "{}", said(&output));
+    assert!(
+        said(&output).contains("write to stdout: No space left on device"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
@@ -126,7 +130,8 @@ fn a_spool_in_use_is_a_passing_trouble() {
 #[test]
 fn help_and_the_service_unit_know_the_exit_statuses() {
     let help = String::from_utf8(cdal(&["--help"]).stdout).unwrap();
-    for status in ["0 done", "1 a job failed", "2 usage", "70 internal", "75 ", "78 configuration"] {
+    for status in ["0 done", "1 a job failed", "2 usage", "70 internal", "75 ", "78 configuration"]
+    {
         assert!(help.contains(status), "{status}: {help}");
     }
     let unit = fs::read_to_string(root().join("configs/systemd/cdal.service")).unwrap();
@@ -153,12 +158,16 @@ fn the_other_inputs_are_segmented_when_one_is_bad() {
     fs::write(at("bad.nii.gz"), "no image").unwrap();
     let (bad, none, out) = (at("bad.nii.gz"), at("none.nii.gz"), at("out"));
     let inputs = [&a, &bad, &none, &c].map(|path| text(path));
-    let fixed = ["segment", "--json", "--votes", "1", "--bundle", "onnx/phantom", "--out", text(&out)];
+    let fixed =
+        ["segment", "--json", "--votes", "1", "--bundle", "onnx/phantom", "--out", text(&out)];
     let output = cdal(&[&fixed[..], &inputs[..]].concat());
     let words = said(&output);
     assert_eq!(output.status.code(), Some(1), "{words}");
     for line in ["bad.nii.gz", "none.nii.gz", "2 of 4 inputs failed"] {
-        assert!(words.lines().any(|said| said.starts_with("cdal: ") && said.contains(line)), "{words}");
+        assert!(
+            words.lines().any(|said| said.starts_with("cdal: ") && said.contains(line)),
+            "{words}"
+        );
     }
     let lines: Vec<Value> = String::from_utf8(output.stdout)
         .unwrap()
@@ -185,10 +194,12 @@ fn a_series_without_a_number_is_named_after_its_folder() {
     fs::create_dir(&mixed).unwrap();
     for seed in [1, 2] {
         let volume = phantom(seed).volume;
-        for (number, mut bytes) in encode_mr_series(&volume, seed).unwrap().into_iter().enumerate() {
+        for (number, mut bytes) in encode_mr_series(&volume, seed).unwrap().into_iter().enumerate()
+        {
             // SeriesNumber (0020,0011) as scanners write it that have none: spaces.
             let head = b"\x20\x00\x11\x00IS\x02\x00";
-            let at = bytes.windows(head.len()).position(|found| found == head).expect("it is there");
+            let at =
+                bytes.windows(head.len()).position(|found| found == head).expect("it is there");
             bytes[at + head.len()..][..2].copy_from_slice(b"  ");
             fs::write(mixed.join(format!("{seed}-{number:03}.dcm")), bytes).unwrap();
         }

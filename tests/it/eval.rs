@@ -253,6 +253,28 @@ fn labels_that_do_not_belong_to_their_image_are_refused() {
 }
 
 #[test]
+fn a_bad_label_costs_its_own_case_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = phantoms(folder.path(), 3, "nifti");
+    fs::write(data.join("labels/phantom-00002.nii.gz"), "no label").unwrap();
+    let page = folder.path().join("report.html");
+    let output = evaluate(&data, &["--json", "-", "--html", page.to_str().unwrap()]);
+    let words = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> =
+        report["cases"].as_array().unwrap().iter().map(|case| &case["case"]).collect();
+    assert_eq!(names, ["phantom-00001", "phantom-00003"]);
+    let failed = report["failed"].as_array().unwrap();
+    assert_eq!((failed.len(), &failed[0]["case"]), (1, &"phantom-00002".into()));
+    assert!(!failed[0]["reason"].as_str().unwrap().is_empty());
+    assert!(report["summary"]["mean"]["dice"]["mean"].is_number(), "of the other cases");
+    assert!(words.contains("2/3  FAILED  phantom-00002: "), "{words}");
+    assert!(words.contains("1 of 3 cases failed and count in no mean: phantom-00002"), "{words}");
+    assert!(fs::read_to_string(page).unwrap().contains("Failed cases"));
+}
+
+#[test]
 fn images_without_spacing_are_measured_in_pixels() {
     let folder = tempfile::tempdir().unwrap();
     let Some(bundle) = reference_bundle("lung_small", "lung", folder.path()) else { return };
