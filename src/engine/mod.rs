@@ -34,6 +34,10 @@ pub enum EngineError {
     )]
     Provider { provider: &'static str, reason: String },
     #[error(
+        "execution provider {provider} cannot be used: this library of ONNX Runtime was built without it; give a build with it (runtime.library, --runtime or ORT_DYLIB_PATH; see \"The runtime library\" in README.md), or choose provider = \"cpu\""
+    )]
+    NotBuilt { provider: &'static str },
+    #[error(
         "graph {graph} has nodes that {provider} cannot run and that would fall to the CPU: {reason}; choose another provider, or allow it (runtime.allow_cpu_nodes, --allow-cpu-nodes)"
     )]
     CpuNodes { graph: &'static str, provider: &'static str, reason: String },

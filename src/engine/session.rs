@@ -150,7 +150,11 @@ impl<'a> Making<'a> {
             Provider::TensorRt => vec![tensorrt(), cuda()],
         };
         builder.with_execution_providers(providers).map_err(|e| {
-            let reason = e.to_string().trim().to_owned();
+            let reason = e.to_string();
+            if reason.contains("not enabled in this build") {
+                return EngineError::NotBuilt { provider: provider.name() };
+            }
+            let reason = reason.trim().trim_end_matches('.').to_owned();
             EngineError::Provider { provider: provider.name(), reason }
         })
     }
