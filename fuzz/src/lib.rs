@@ -22,6 +22,7 @@ const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 pub fn dicom(bytes: &[u8]) {
     let path = file("dcm", bytes);
     let _ = codec::dicom::identify(&path);
+    let _ = codec::dicom::check_whole(&path);
     for syntax in [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN] {
         let _ = codec::dicom::series_in(bytes, &Uid::parse(syntax).expect("a UID"));
     }
@@ -50,7 +51,7 @@ pub fn serial(bytes: &[u8]) {
     let _ = Offer::decode(bytes);
     let mut receiver = Receiver::new(|name: &str, _: &[u8]| {
         assert!(cdal::durable::is_file_name(name), "a name from outside reaches the disk");
-        Ok::<(), String>(())
+        Ok::<(), cdal::ingest::Refusal>(())
     });
     let framed = bytes.chunks(64).enumerate().flat_map(|(sequence, payload)| {
         let offer = Offer::decode(payload);

@@ -87,6 +87,25 @@ pub enum CodecError {
 }
 
 impl CodecError {
+    /// What is wrong, without the name of the file, which may name a patient, and without a remedy.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Read { source, .. } => format!("it cannot be read: {source}"),
+            Self::Malformed { format, reason, .. } => {
+                format!("it is no readable {format} file: {reason}")
+            }
+            Self::Truncated { what, needed, present, .. } => {
+                format!("it is truncated: {what} needs {needed} bytes, {present} are there")
+            }
+            Self::Unsupported { what, remedy, .. } => format!("{what} is not supported; {remedy}"),
+            Self::TooLarge { declared, limit, .. } => {
+                format!("it declares {declared} samples, more than the limit of {limit}")
+            }
+            other => other.to_string(),
+        }
+    }
+
     pub(super) fn malformed(path: &Path, format: &'static str, reason: impl Into<String>) -> Self {
         Self::Malformed { path: path.to_owned(), format, reason: reason.into() }
     }

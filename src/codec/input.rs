@@ -102,11 +102,10 @@ fn files_in(folder: &Path, depth: usize) -> Result<Vec<(PathBuf, Format)>, Codec
             folders.push(path);
             continue;
         }
-        match sniff(&path)? {
-            _ if file_name(&path) == "DICOMDIR" => {}
-            Some(format) => files.push((path, format)),
-            None if is_named_as_image(&path) => return Err(misnamed(&path)),
-            None => debug!("a file that is no image is passed over"),
+        if let Some(format) = format_in_folder(&path)? {
+            files.push((path, format));
+        } else {
+            debug!("a file that is no image is passed over");
         }
     }
     if files.is_empty() && depth > 0 {
@@ -117,16 +116,37 @@ fn files_in(folder: &Path, depth: usize) -> Result<Vec<(PathBuf, Format)>, Codec
     Ok(files)
 }
 
+/// What a file beside others is; `None` for what is passed over.
+fn format_in_folder(path: &Path) -> Result<Option<Format>, CodecError> {
+    match sniff(path)? {
+        _ if file_name(path) == "DICOMDIR" => Ok(None),
+        None if is_named_as_image(path) => Err(misnamed(path)),
+        found => Ok(found),
+    }
+}
+
+/// Whether a file in a folder is an image, and not one of the things that [`read`] passes over there.
+///
+/// # Errors
+/// If it cannot be read, or is damaged.
+pub fn is_image(path: &Path) -> Result<bool, CodecError> {
+    match format_in_folder(path)? {
+        None => Ok(false),
+        Some(Format::Dicom) => dicom::is_image(path),
+        Some(_) => Ok(true),
+    }
+}
+
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn misnamed(path: &Path) -> CodecError {
+pub(super) fn misnamed(path: &Path) -> CodecError {
     CodecError::malformed(path, "image", "its content is not what its name says")
 }
 
 /// A damaged image among others must not drop out silently.
-fn is_named_as_image(path: &Path) -> bool {
+pub(super) fn is_named_as_image(path: &Path) -> bool {
     let name = file_name(path).to_lowercase();
     [".dcm", ".nii", ".nii.gz", ".png", ".tif", ".tiff"].iter().any(|end| name.ends_with(end))
 }

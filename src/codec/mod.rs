@@ -18,6 +18,7 @@ mod raster;
 pub mod seg;
 pub mod serial;
 pub mod stow;
+mod whole;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -28,8 +29,9 @@ use crate::domain::Volume;
 
 pub use self::dicom::DicomSource;
 pub use self::error::CodecError;
-pub use self::input::{Format, read, read_files, sniff};
+pub use self::input::{Format, is_image, read, read_files, sniff};
 pub use self::nifti::NiftiGrid;
+pub use self::whole::{check_named, check_whole};
 
 /// Largest volume taken in, samples over all channels: 2 GiB once decoded.
 pub const MAX_SAMPLES: u64 = 512 << 20;

@@ -1,7 +1,7 @@
 //! PNG and TIFF images: one slice of grey or red, green, blue. Alpha is dropped.
 
-use std::fs;
-use std::io::Cursor;
+use std::fs::{self, File};
+use std::io::{BufReader, Cursor};
 use std::path::Path;
 
 use ndarray::{Array, Array4, Axis, s};
@@ -37,6 +37,45 @@ pub(super) fn read_png(path: &Path) -> Result<Case, CodecError> {
         (buffer.into_iter().map(f32::from).collect(), 255.0)
     };
     case(path, "PNG", rows, columns, colour.samples(), values, Some((0.0, white)))
+}
+
+/// Checks that every row of a PNG is there and that its checksums are right, one row at a time.
+pub(super) fn check_png(path: &Path) -> Result<(), CodecError> {
+    let malformed =
+        |error: png::DecodingError| CodecError::malformed(path, "PNG", error.to_string());
+    let limits = png::Limits { bytes: 64 << 20 };
+    let decoder = png::Decoder::new_with_limits(open(path)?, limits);
+    let mut reader = decoder.read_info().map_err(malformed)?;
+    let (columns, rows) = reader.info().size();
+    check_size(path, rows, columns, reader.output_color_type().0.samples())?;
+    while reader.next_row().map_err(malformed)?.is_some() {}
+    reader.finish().map_err(malformed)
+}
+
+/// Checks that every strip or tile of a TIFF is there, one at a time.
+pub(super) fn check_tiff(path: &Path) -> Result<(), CodecError> {
+    let malformed = |error: tiff::TiffError| match error {
+        tiff::TiffError::UnsupportedError(_) => {
+            CodecError::unsupported(path, "this kind of TIFF", "convert it to grey or RGB")
+        }
+        error => CodecError::malformed(path, "TIFF", error.to_string()),
+    };
+    let mut decoder = TiffDecoder::new(open(path)?).map_err(malformed)?;
+    let (columns, rows) = decoder.dimensions().map_err(malformed)?;
+    check_size(path, rows, columns, 1)?;
+    let chunks = match decoder.get_chunk_type() {
+        tiff::decoder::ChunkType::Strip => decoder.strip_count(),
+        tiff::decoder::ChunkType::Tile => decoder.tile_count(),
+    };
+    for chunk in 0..chunks.map_err(malformed)? {
+        decoder.read_chunk(chunk).map_err(malformed)?;
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, CodecError> {
+    let file = File::open(path);
+    file.map(BufReader::new).map_err(|source| CodecError::Read { path: path.to_owned(), source })
 }
 
 pub(super) fn read_tiff(path: &Path) -> Result<Case, CodecError> {

@@ -19,7 +19,7 @@ use crate::deliver::{self, Holdings, Mode};
 use crate::http::{self, Gallery, Server, Vitals};
 use crate::ingest::dicom::{Completion, Scp};
 use crate::ingest::{self, Intake, SpoolSink};
-use crate::spool::{Queue, Recovery, Spool, SpoolError};
+use crate::spool::{self, Queue, Recovery, Spool, SpoolError};
 use crate::telemetry::Way;
 
 /// How long the spool may take to answer before it counts as hung.
@@ -124,9 +124,7 @@ impl Daemon {
         } = settings;
         let names: Vec<String> = configured.iter().map(|d| d.name.clone()).collect();
         let room = spool.clone();
-        let (spool, recovery) = Spool::open(spool)?;
-        let spool = Arc::new(spool);
-        report(&spool, recovery, &names)?;
+        let spool = open_spool(spool, &names)?;
 
         let address = ingest.dicom.listen.clone();
         let listen = |source| DaemonError::Listen { address: address.clone(), source };
@@ -339,6 +337,13 @@ impl Daemon {
         tracing::warn!(in_time, jobs, deliveries, reports, "stopped; the rest waits in the spool");
         Drained::WithRest { jobs, deliveries, reports }
     }
+}
+
+fn open_spool(config: spool::Config, destinations: &[String]) -> Result<Arc<Spool>, DaemonError> {
+    let (spool, recovery) = Spool::open(config)?;
+    spool.understand(Arc::new(ingest::Reading));
+    report(&spool, recovery, destinations)?;
+    Ok(Arc::new(spool))
 }
 
 /// What the spool answers for.

@@ -243,7 +243,9 @@ fn report(commitment: &Commitment, held: &[Held]) -> Report {
             Held::Safe => report.safe.push(object),
             Held::Unknown => report.failed.push((object, status::NO_SUCH_OBJECT_INSTANCE)),
             Held::OtherClass => report.failed.push((object, status::CLASS_INSTANCE_CONFLICT)),
-            Held::Contradicted => report.failed.push((object, status::PROCESSING_FAILURE)),
+            Held::Contradicted | Held::Broken => {
+                report.failed.push((object, status::PROCESSING_FAILURE));
+            }
         }
     }
     report

@@ -63,7 +63,7 @@ impl From<Refusal> for Problem {
             Refusal::NotAnImage(_) => {
                 Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported", refusal.to_string())
             }
-            Refusal::Mismatch(_) | Refusal::NotUnderstood(_) => {
+            Refusal::Mismatch(_) | Refusal::NotUnderstood(_) | Refusal::Broken(_) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable", refusal.to_string())
             }
         }

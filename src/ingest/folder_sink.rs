@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Declined, Received, Refusal, Sink, identify};
 use crate::codec::commitment::Request;
 use crate::codec::dicom::{self, Identity};
-use crate::codec::part10;
+use crate::codec::{self, part10};
 use crate::domain::{SopReference, Uid};
 use crate::durable::{self, DurableError, Incoming, Synced, failpoint};
 use crate::spool::{Held, Spool, SpoolError};
@@ -108,11 +108,13 @@ impl FolderSink {
     /// Keeps a whole file under `name`, which the caller has checked.
     ///
     /// # Errors
-    /// If there is no room, or the disk refuses.
+    /// If it is an image and cannot be read to its end; if there is no room, or the disk refuses.
     pub fn keep_as(&self, name: &str, bytes: &[u8], via: Via) -> Result<(), Refusal> {
         let mut file = self.begin_file()?;
         file.write(bytes)?;
-        Ok(self.land(name, file.sync()?, via)?)
+        let file = file.sync()?;
+        codec::check_named(file.path(), name)?;
+        Ok(self.land(name, file, via)?)
     }
 
     /// Keeps a file under `name`, which the caller has checked.
@@ -133,10 +135,8 @@ impl FolderSink {
     /// If it is no readable DICOM file or of another study, or the disk refuses.
     pub fn keep(&self, file: Synced, study: Option<&Uid>) -> Result<SopReference, Unkept> {
         failpoint::reach("ingest.synced");
-        let identity = dicom::identify(file.path()).map_err(|_| Unkept {
-            object: None,
-            refusal: Refusal::NotUnderstood("it is not a readable DICOM file (PS3.10)"),
-        })?;
+        let identity = dicom::identify(file.path())
+            .map_err(|error| Unkept { object: None, refusal: error.into() })?;
         let object = SopReference {
             sop_class_uid: identity.sop_class.clone(),
             sop_instance_uid: identity.sop_instance.clone(),
@@ -145,6 +145,7 @@ impl FolderSink {
             if study.is_some_and(|study| identity.study.as_ref() != Some(study)) {
                 return Err(Refusal::Mismatch("StudyInstanceUID"));
             }
+            dicom::check_whole(file.path())?;
             let file = self.with_plain_header(&identity, file)?;
             Ok(self.land(&name_of(&identity.sop_instance), file, Via::Stow)?)
         };
@@ -200,10 +201,13 @@ impl FolderSink {
             if contradicted.iter().any(|uid| uid == sop_instance_uid.as_str()) {
                 return Held::Contradicted;
             }
-            match dicom::identify(&self.folder.join(name_of(sop_instance_uid))) {
+            let path = self.folder.join(name_of(sop_instance_uid));
+            match dicom::identify(&path) {
                 Ok(found) if found.sop_instance != *sop_instance_uid => Held::Unknown,
-                Ok(found) if found.sop_class == *sop_class_uid => Held::Safe,
-                Ok(_) => Held::OtherClass,
+                Ok(found) if found.sop_class != *sop_class_uid => Held::OtherClass,
+                // It may have been stored by a version that did not look.
+                Ok(_) if dicom::check_whole(&path).is_ok() => Held::Safe,
+                Ok(_) => Held::Broken,
                 Err(_) => Held::Unknown,
             }
         };

@@ -1,29 +1,31 @@
+//! What an object is, and whether it can be read to its end: asked at every door before its sender hears of success.
+
 use std::path::Path;
 
 use super::dicom::{DECODABLE, IMAGES};
 use super::{Received, Refusal};
-use crate::codec::dicom::identify;
+use crate::codec::dicom::{self, identify};
 use crate::codec::{self, Format};
 use crate::domain::Uid;
 use crate::durable::Synced;
 
-/// Reads the `SeriesInstanceUID` from the head of a file, and checks that the data set is the object that was
-/// announced.
+/// Checks that a file is the object that was announced, and whole. Returns its `SeriesInstanceUID`.
 pub(super) fn series_of(received: &Received, file: &Path) -> Result<Uid, Refusal> {
-    let identity = identify(file).map_err(|_| {
-        Refusal::NotUnderstood("SOPClassUID, SOPInstanceUID or SeriesInstanceUID is missing")
-    })?;
+    let identity = identify(file)?;
     if identity.sop_instance != received.sop_instance_uid {
         return Err(Refusal::Mismatch("SOPInstanceUID"));
     }
     if identity.sop_class != received.sop_class_uid {
         return Err(Refusal::Mismatch("SOPClassUID"));
     }
+    dicom::check_whole(file)?;
     Ok(identity.series)
 }
 
-/// Under which names a file that came without an announcement is kept.
-pub(super) struct Identity {
+/// A file that came without an announcement, whole, and the names under which it is kept.
+#[derive(Debug)]
+pub struct Examined {
+    pub(super) file: Synced,
     pub(super) series: Uid,
     pub(super) instance: Uid,
     /// SOP class of a DICOM image.
@@ -32,10 +34,10 @@ pub(super) struct Identity {
 }
 
 /// Identity of a DICOM image by its UIDs, of any other image by its content.
-pub(super) fn file(file: &Synced) -> Result<Identity, Refusal> {
-    let unreadable = |_| Refusal::NotUnderstood("the file cannot be read");
-    let extension = match codec::sniff(file.path()).map_err(unreadable)? {
-        Some(Format::Dicom) => return dicom(file.path()),
+pub(super) fn examine(file: Synced) -> Result<Examined, Refusal> {
+    let format = codec::sniff(file.path())?;
+    let extension = match format {
+        Some(Format::Dicom) => return dicom_image(file),
         Some(Format::Nifti) => "nii",
         Some(Format::Png) => "png",
         Some(Format::Tiff) => "tif",
@@ -44,13 +46,15 @@ pub(super) fn file(file: &Synced) -> Result<Identity, Refusal> {
         }
         None => return Err(Refusal::NotAnImage("give a DICOM, NIfTI, PNG or TIFF file")),
     };
+    if let Some(format) = format {
+        codec::check_whole(file.path(), format)?;
+    }
     let instance = Uid::derived(&["image", &file.sha256]);
-    Ok(Identity { series: instance.clone(), instance, class: None, extension })
+    Ok(Examined { file, series: instance.clone(), instance, class: None, extension })
 }
 
-fn dicom(path: &Path) -> Result<Identity, Refusal> {
-    let found = identify(path)
-        .map_err(|_| Refusal::NotUnderstood("it is not a readable DICOM file (PS3.10)"))?;
+fn dicom_image(file: Synced) -> Result<Examined, Refusal> {
+    let found = identify(file.path())?;
     if !IMAGES.contains(&found.sop_class.as_str()) {
         return Err(Refusal::NotAnImage("the object is no image that can be segmented"));
     }
@@ -59,7 +63,9 @@ fn dicom(path: &Path) -> Result<Identity, Refusal> {
             "its transfer syntax is not supported; send it uncompressed",
         ));
     }
-    Ok(Identity {
+    dicom::check_whole(file.path())?;
+    Ok(Examined {
+        file,
         series: found.series,
         instance: found.sop_instance,
         class: Some(found.sop_class),

@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Refusal, identify};
+use super::Refusal;
+use super::identify::{self, Examined};
 use crate::durable::{Incoming, Synced};
 use crate::spool::{Arrival, JobId, Spool, Stored};
 use crate::telemetry::{Way, audit, metrics};
@@ -41,26 +42,48 @@ impl Intake {
         Ok(Incoming::create(&self.spool.incoming())?)
     }
 
-    /// Keeps `files` and makes their jobs ready; `from` names who gave them, for the audit trail. They survive a power cut when this returns. Blocks on the disk.
+    /// What a file is, if it is an image this program reads and nothing of it is missing.
     ///
     /// # Errors
-    /// If one of them is no image this program reads: then none is kept. If the disk refuses: the same files may be
-    /// handed over again.
+    /// If it is not.
+    pub fn examine(&self, file: Synced) -> Result<Examined, Refusal> {
+        identify::examine(file)
+    }
+
+    /// Keeps `files` and makes their jobs ready; `from` names who gave them, for the audit trail.
+    ///
+    /// # Errors
+    /// If one of them is no image this program reads, or not whole: then none is kept. As [`Self::keep`].
     pub fn accept(&self, files: Vec<Synced>, from: &str) -> Result<Vec<Accepted>, Refusal> {
-        let identities: Vec<_> = files.iter().map(identify::file).collect::<Result<_, _>>()?;
+        let count = files.len();
+        let examine = |(index, file)| match self.examine(file) {
+            Err(Refusal::Broken(reason)) if count > 1 => {
+                Err(Refusal::Broken(format!("file {} of {count}: {reason}", index + 1)))
+            }
+            examined => examined,
+        };
+        let files = files.into_iter().enumerate().map(examine).collect::<Result<_, _>>()?;
+        self.keep(files, from)
+    }
+
+    /// Keeps what was examined. It survives a power cut when this returns. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the disk refuses: the same files may be handed over again.
+    pub fn keep(&self, files: Vec<Examined>, from: &str) -> Result<Vec<Accepted>, Refusal> {
         let mut jobs: Vec<Accepted> = Vec::new();
         let mut quarantined = BTreeSet::new();
-        for (identity, file) in identities.into_iter().zip(files) {
+        for Examined { file, series, instance, class, extension } in files {
             let arrival = Arrival {
-                sop_instance_uid: identity.instance.clone(),
-                sop_class_uid: identity.class,
-                series_instance_uid: identity.series,
+                sop_instance_uid: instance.clone(),
+                sop_class_uid: class,
+                series_instance_uid: series,
                 association: 0,
-                extension: identity.extension,
+                extension,
             };
             let (job, new_files) = match self.spool.store(&arrival, file)? {
                 Stored::Accepted { job, .. } => (job, 1),
-                Stored::Duplicate => match self.spool.job_of(&identity.instance)? {
+                Stored::Duplicate => match self.spool.job_of(&instance)? {
                     Some(job) => (job, 0),
                     None => continue,
                 },

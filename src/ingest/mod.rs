@@ -1,4 +1,4 @@
-//! Ways in: what arrives is on the disk and recorded before it is acknowledged.
+//! Ways in: what arrives can be read to its end and is on the disk and recorded before it is acknowledged.
 //!
 //! A way in (DICOM, serial) writes an object to a synced file and hands it to a [`Sink`], which decides where it
 //! stays: the spool (`cdal serve`) or a folder (`cdal workstation`). Whatever a peer sends is checked before it
@@ -13,6 +13,7 @@ pub mod serial;
 mod folder_sink;
 mod identify;
 mod intake;
+mod reading;
 mod sink;
 mod spool_sink;
 
@@ -22,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Fault;
 
 pub use folder_sink::{FolderSink, Landed, Unkept, Via};
+pub use identify::Examined;
 pub use intake::{Accepted, Intake};
+pub use reading::Reading;
 pub use sink::{Declined, Hold, Received, Refusal, Sink};
 pub use spool_sink::SpoolSink;
 

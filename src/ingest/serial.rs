@@ -1,7 +1,8 @@
 //! Receiving end of the serial link; the frames are in `codec::serial`.
 //!
 //! Limits: one transfer at a time, held in memory up to `MAX_FILE_BYTES`. What has arrived of it survives a
-//! pulled cable, not a restart. A transfer is acknowledged (`Done`) when its hash is right and it is stored.
+//! pulled cable, not a restart. A transfer is acknowledged (`Done`) when its hash is right and it is stored; an image
+//! that cannot be read to its end is refused.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{FolderSink, IngestError, Via};
+use super::{FolderSink, IngestError, Refusal, Via};
 use crate::codec::serial::{Frame, FrameError, Kind, MAX_PAYLOAD_BYTES, Offer, Splitter};
 use crate::durable;
 
@@ -78,11 +79,7 @@ struct Partial {
     frames_since_nak: Option<u32>,
 }
 
-impl<S, E> Receiver<S>
-where
-    S: FnMut(&str, &[u8]) -> Result<(), E>,
-    E: std::fmt::Display,
-{
+impl<S: FnMut(&str, &[u8]) -> Result<(), Refusal>> Receiver<S> {
     pub fn new(store: S) -> Self {
         let (splitter, done) = Default::default();
         Self { store, splitter, partial: None, done, sequence: 0 }
@@ -184,8 +181,11 @@ where
             );
             return self.answer(Kind::Unknown, transfer, 0, Vec::new());
         }
-        if let Err(error) = (self.store)(&partial.offer.name, &partial.bytes) {
-            tracing::error!(%error, "a file from the serial line could not be stored");
+        if let Err(refusal) = (self.store)(&partial.offer.name, &partial.bytes) {
+            if !matches!(refusal, Refusal::OutOfResources(_)) {
+                return self.refuse(transfer, &refusal.to_string());
+            }
+            tracing::error!(%refusal, "a file from the serial line could not be stored");
             // Kept in memory: the sender's next offer finds all but its last byte here.
             let mut bytes = partial.bytes;
             bytes.pop();
@@ -214,7 +214,8 @@ where
 
     fn refuse(&mut self, transfer: u64, reason: &str) -> Frame {
         tracing::warn!(reason, "a file offered over the serial line is refused");
-        self.answer(Kind::Refused, transfer, 0, reason.as_bytes().to_vec())
+        let told = &reason.as_bytes()[..reason.len().min(MAX_PAYLOAD_BYTES)];
+        self.answer(Kind::Refused, transfer, 0, told.to_vec())
     }
 
     fn answer(&mut self, kind: Kind, transfer: u64, offset: u64, payload: Vec<u8>) -> Frame {

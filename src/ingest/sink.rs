@@ -1,3 +1,4 @@
+use crate::codec::CodecError;
 use crate::codec::commitment::{Report, Request};
 use crate::codec::dimse::status;
 use crate::domain::Uid;
@@ -25,6 +26,8 @@ pub enum Refusal {
     Mismatch(&'static str),
     #[error("the data set cannot be read: {0}")]
     NotUnderstood(&'static str),
+    #[error("the object is incomplete or damaged: {0}")]
+    Broken(String),
     #[error("not an image that can be segmented: {0}")]
     NotAnImage(&'static str),
 }
@@ -35,6 +38,16 @@ impl From<DurableError> for Refusal {
     }
 }
 
+/// Says what is wrong with the object's content, and not where it lay: a path may name a patient.
+impl From<CodecError> for Refusal {
+    fn from(error: CodecError) -> Self {
+        match error {
+            CodecError::Read { path, source } => DurableError::of("read", path)(source).into(),
+            error => Self::Broken(error.reason()),
+        }
+    }
+}
+
 impl Refusal {
     /// C-STORE status (PS3.4 table B.2-1).
     #[must_use]
@@ -42,7 +55,9 @@ impl Refusal {
         match self {
             Self::OutOfResources(_) | Self::TooLarge { .. } => status::OUT_OF_RESOURCES,
             Self::Mismatch(_) => status::DATA_SET_MISMATCH,
-            Self::NotUnderstood(_) | Self::NotAnImage(_) => status::CANNOT_UNDERSTAND,
+            Self::NotUnderstood(_) | Self::Broken(_) | Self::NotAnImage(_) => {
+                status::CANNOT_UNDERSTAND
+            }
         }
     }
 }
@@ -93,7 +108,7 @@ pub trait Sink: Send + Sync + 'static {
         None
     }
 
-    /// Keeps the object. It survives a power cut when this returns.
+    /// Keeps the object, if it can be read to its end. It survives a power cut when this returns.
     ///
     /// # Errors
     /// If it cannot be kept; the sender is told.

@@ -2,6 +2,7 @@
 //! later. What they are told is looked up when they are told.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -30,13 +31,15 @@ pub struct Commitment {
 /// What the spool has of an object that somebody refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// Accepted, whole and on the disk.
+    /// Accepted, on the disk, and readable to its end.
     Safe,
     Unknown,
     /// Under another SOP class.
     OtherClass,
     /// Two contents came under this UID: which of them is meant, nobody knows.
     Contradicted,
+    /// It is there, and cannot be read to its end.
+    Broken,
 }
 
 impl Spool {
@@ -108,11 +111,23 @@ impl Spool {
     /// # Errors
     /// If the database refuses.
     pub fn held(&self, objects: &[SopReference]) -> Result<Vec<Held>, SpoolError> {
-        let database = self.database();
-        objects.iter().map(|object| self.held_one(&database, object)).collect()
+        let held = |object| {
+            let (held, path) = self.held_one(&self.database(), object)?;
+            // A file is read without the database: others store meanwhile.
+            Ok(match (held, path) {
+                (Held::Safe, Some(path)) if !self.is_whole(&path) => Held::Broken,
+                (held, _) => held,
+            })
+        };
+        objects.iter().map(held).collect()
     }
 
-    fn held_one(&self, database: &Connection, object: &SopReference) -> Result<Held, SpoolError> {
+    /// Of what is safe, as far as the tables know, also where it is.
+    fn held_one(
+        &self,
+        database: &Connection,
+        object: &SopReference,
+    ) -> Result<(Held, Option<PathBuf>), SpoolError> {
         let mut query = database.prepare_cached(
             "SELECT state = 'accepted', sop_class_uid, path, bytes FROM instances WHERE sop_uid = ?1",
         )?;
@@ -121,15 +136,20 @@ impl Spool {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?
             .collect::<Result<Vec<(bool, String, String, u64)>, _>>()?;
-        let Some((accepted, class, path, bytes)) = found.pop() else { return Ok(Held::Unknown) };
+        let Some((accepted, class, path, bytes)) = found.pop() else {
+            return Ok((Held::Unknown, None));
+        };
         if !found.is_empty() || !accepted {
-            return Ok(Held::Contradicted);
+            return Ok((Held::Contradicted, None));
         }
-        let whole = fs::metadata(self.absolute(&path)).is_ok_and(|file| file.len() == bytes);
+        let path = self.absolute(&path);
+        let is_there = fs::metadata(&path).is_ok_and(|file| file.len() == bytes);
         Ok(match class.as_str() {
-            _ if !whole => Held::Unknown,
-            class if class.is_empty() || class == object.sop_class_uid.as_str() => Held::Safe,
-            _ => Held::OtherClass,
+            _ if !is_there => (Held::Unknown, None),
+            class if class.is_empty() || class == object.sop_class_uid.as_str() => {
+                (Held::Safe, Some(path))
+            }
+            _ => (Held::OtherClass, None),
         })
     }
 

@@ -39,6 +39,7 @@
 
 mod commitments;
 mod config;
+mod content;
 mod custody;
 mod deliveries;
 mod desk;
@@ -61,6 +62,7 @@ use crate::domain::Uid;
 
 pub use commitments::{Commitment, Held};
 pub use config::Config;
+pub use content::Content;
 pub use custody::{Inquiry, Verdict};
 pub use deliveries::{Account, Delivery, Next, Statement};
 pub use desk::{Desk, Identity, Item, Letter};

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::room::Room;
-use super::{Config, Recovery, Shared, SpoolError};
+use super::{Config, Content, Recovery, Shared, SpoolError};
 use crate::durable::{self, DurableError, Lock};
 
 /// Raised with every change of the tables.
@@ -142,6 +142,8 @@ pub struct Spool {
     pub(super) payloads: RwLock<()>,
     /// Where every object has to be before its sender is told that it is safe.
     pub(super) replica: OnceLock<Arc<Shared>>,
+    /// Reads objects, where their content matters.
+    pub(super) content: OnceLock<Arc<dyn Content>>,
     /// `None` beside the process that owns the spool.
     _lock: Option<Lock>,
 }
@@ -185,8 +187,8 @@ impl Spool {
 
     fn new(config: Config, connection: Connection, log: File, lock: Option<Lock>) -> Self {
         let (connection, log) = (Mutex::new(connection), Arc::new(log));
-        let (room, payloads, replica) = Default::default();
-        Self { config, connection, log, room, payloads, replica, _lock: lock }
+        let (room, payloads, replica, content) = Default::default();
+        Self { config, connection, log, room, payloads, replica, content, _lock: lock }
     }
 
     /// Where objects are written before `store`.

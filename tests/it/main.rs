@@ -12,6 +12,7 @@ mod commitment;
 mod config;
 mod crash;
 mod delivery;
+mod doors;
 mod engine;
 mod eval;
 mod fleet_agent;

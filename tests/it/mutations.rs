@@ -12,6 +12,7 @@ use cdal::codec::serial::{Frame, Kind, MAX_PAYLOAD_BYTES, Offer, Splitter};
 use cdal::codec::{self, commitment};
 use cdal::daemon::{Claim, JobError, Product, Worker};
 use cdal::domain::Uid;
+use cdal::ingest::Refusal;
 use cdal::ingest::serial::Receiver;
 use dicom_ul::pdu::{
     AssociationRQ, PDataValue, PDataValueType, Pdu, PresentationContextProposed, UserVariableItem,
@@ -291,7 +292,7 @@ fn a_thousand_damaged_serial_frames_each_get_a_status_and_none_is_taken_for_anot
     let mut landed = Vec::new();
     let mut receiver = Receiver::new(|name: &str, bytes: &[u8]| {
         landed.push((Path::new(name).to_owned(), bytes.to_vec()));
-        Ok::<(), String>(())
+        Ok::<(), Refusal>(())
     });
     let _ = receiver.run(&mut Recorded(line.into()), &CancellationToken::new());
     assert!(landed == [(Path::new("mask.dcm").to_owned(), content)], "{} files", landed.len());

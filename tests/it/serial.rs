@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cdal::deliver::serial::{LinkError, Pace, push};
+use cdal::ingest::Refusal;
 use cdal::ingest::serial::Receiver;
 use serialport::{SerialPort, TTYPort};
 use tokio_util::sync::CancellationToken;
@@ -44,7 +45,7 @@ impl Shelf {
         std::thread::spawn(move || {
             let mut receiver = Receiver::new(move |name, bytes| {
                 shelf.store(name, bytes);
-                Ok::<(), String>(())
+                Ok::<(), Refusal>(())
             });
             let _ = receiver.run(&mut line, &stop);
         })

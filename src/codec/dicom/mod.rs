@@ -17,6 +17,7 @@ mod source;
 mod stack;
 mod synthetic;
 mod unknown;
+mod whole;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub use self::source::DicomSource;
 pub(super) use self::source::SourceSlice;
 pub(super) use self::stack::Plane;
 pub use self::synthetic::encode_mr_series;
+pub use self::whole::{check_whole, is_image};
 
 /// Reads the series that `files` hold: one case for each, ordered by series number; images without a
 /// place in space (radiographs, captures) are a case each. Segmentations, reports, structure sets and

@@ -71,14 +71,16 @@ fn series_number(value: f64) -> Option<i32> {
     (is_integer && is_in_range).then_some(value as i32)
 }
 
+/// Objects with pixels that are no images to segment.
+pub(super) const NOT_IMAGES: [&str; 4] = [
+    uids::SEGMENTATION_STORAGE,
+    uids::LABEL_MAP_SEGMENTATION_STORAGE,
+    uids::RT_DOSE_STORAGE,
+    uids::PARAMETRIC_MAP_STORAGE,
+];
+
 /// Whether the object is an image that can be segmented; a dose grid or a segmentation has pixels too.
 fn is_image(header: &InMemDicomObject) -> bool {
-    const NOT_IMAGES: [&str; 4] = [
-        uids::SEGMENTATION_STORAGE,
-        uids::LABEL_MAP_SEGMENTATION_STORAGE,
-        uids::RT_DOSE_STORAGE,
-        uids::PARAMETRIC_MAP_STORAGE,
-    ];
     header.get(tags::ROWS).is_some()
         && !text(header, tags::SOP_CLASS_UID).is_some_and(|uid| NOT_IMAGES.contains(&uid.as_ref()))
 }

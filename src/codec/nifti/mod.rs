@@ -21,6 +21,8 @@ pub use self::grid::NiftiGrid;
 pub use self::write::{encode_image, encode_mask};
 
 const HEADER: usize = 348;
+/// So much may stand behind the volume before a gzip's checksum is looked at.
+const MAX_TRAILING: u64 = 64 << 20;
 /// Deflate packs at most 1032 bytes into one (RFC 1951: 258 bytes in 2 bits).
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
@@ -88,8 +90,49 @@ fn malformed(path: &Path, reason: impl Into<String>) -> CodecError {
     CodecError::malformed(path, "NIfTI", reason)
 }
 
+/// Checks that the file holds the whole volume and, in gzip, that its checksum is right, without keeping any of it.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn check_whole(path: &Path) -> Result<(), CodecError> {
+    let (_, mut reader, volume) = open(path)?;
+    let cut = |error: std::io::Error| malformed(path, error.to_string());
+    let present = std::io::copy(&mut reader.by_ref().take(volume.size), &mut std::io::sink());
+    volume.check(path, present.map_err(cut)?)?;
+    // The checksum stands behind the last byte; what else may follow the volume has its limit.
+    let rest = std::io::copy(&mut reader.take(MAX_TRAILING), &mut std::io::sink());
+    rest.map_err(cut)?;
+    Ok(())
+}
+
 /// Header and exactly the bytes of the voxels.
 fn load(path: &Path) -> Result<(NiftiHeader, Vec<u8>), CodecError> {
+    let (header, reader, volume) = open(path)?;
+    let mut data = Vec::new();
+    let read = reader.take(volume.size).read_to_end(&mut data);
+    read.map_err(|error| malformed(path, error.to_string()))?;
+    volume.check(path, data.len() as u64)?;
+    Ok((header, data))
+}
+
+/// Where the voxels are, bytes.
+struct Extent {
+    offset: u64,
+    size: u64,
+}
+
+impl Extent {
+    fn check(&self, path: &Path, present: u64) -> Result<(), CodecError> {
+        if present == self.size {
+            return Ok(());
+        }
+        let (needed, present) = (self.offset + self.size, self.offset + present);
+        Err(CodecError::Truncated { path: path.to_owned(), what: "its volume", needed, present })
+    }
+}
+
+/// The header, and the file at its first voxel.
+fn open(path: &Path) -> Result<(NiftiHeader, Box<dyn Read>, Extent), CodecError> {
     let io = |source| CodecError::Read { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(io)?;
     let on_disk = file.metadata().map_err(io)?.len();
@@ -125,12 +168,10 @@ fn load(path: &Path) -> Result<(NiftiHeader, Vec<u8>), CodecError> {
     let cut = |error: std::io::Error| malformed(path, error.to_string());
     let passed = std::io::copy(&mut reader.by_ref().take(skipped), &mut std::io::sink());
     let passed = passed.map_err(cut)?;
-    let mut data = Vec::new();
-    reader.take(size).read_to_end(&mut data).map_err(cut)?;
-    if (data.len() as u64) < size {
-        return Err(short(HEADER as u64 + passed + data.len() as u64));
+    if passed < skipped {
+        return Err(short(HEADER as u64 + passed));
     }
-    Ok((header, data))
+    Ok((header, reader, Extent { offset: offset as u64, size }))
 }
 
 /// Columns, rows and slices; the axes beyond must be of length 1.
