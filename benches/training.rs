@@ -1,5 +1,5 @@
-//! `cargo bench --bench training`: slices a second that a step of the full hippocampus generator learns from, by batch
-//! and threads, and by two sessions of one thread side by side.
+//! `cargo bench --bench training`: slices a second that a step of the full hippocampus generator learns from, and of its
+//! discriminator, by batch and threads, by two sessions of one thread side by side, and by graphs of ONNX's own operators alone.
 //!
 //! Weights are drawn and batches made up: what is measured does not depend on them. All ways of running take turns in one run, and
 //! the ratio to the first is what counts, since the machine may be shared. `CDAL_BENCH_ROUNDS` says how many turns.
@@ -19,19 +19,65 @@ use cdal::{
     engine::{Purpose, Runtime},
     train::{Inputs, TrainingSession},
 };
-use ndarray::{Array1, Array2, Array4};
+use ndarray::{Array1, Array2, Array4, aview1};
 
-/// Sessions that learn at the same time, the threads of each, slices in a batch.
-const WAYS: [(usize, usize, usize); 5] = [(1, 2, 16), (1, 1, 16), (2, 1, 16), (1, 1, 4), (1, 2, 4)];
+/// Who learns from what: sessions at the same time, the threads of each, slices in a batch.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    network: Network,
+    is_standard: bool,
+    sessions: usize,
+    threads: usize,
+    batch: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    Generator,
+    /// With or without the exact penalty.
+    Discriminator {
+        is_penalised: bool,
+    },
+}
+
+/// All ways of running; `CDAL_BENCH_WAYS` chooses some by their numbers, the first of which is what they are measured by.
+const WAYS: [How; 11] = [
+    generator(true, 1, 2, 16),
+    generator(false, 1, 2, 16),
+    generator(false, 1, 1, 16),
+    generator(false, 2, 1, 16),
+    generator(true, 1, 2, 4),
+    generator(false, 1, 2, 4),
+    generator(false, 1, 1, 4),
+    discriminator(true, false),
+    discriminator(false, false),
+    discriminator(true, true),
+    discriminator(false, true),
+];
+
+const fn generator(is_standard: bool, sessions: usize, threads: usize, batch: usize) -> How {
+    How { network: Network::Generator, is_standard, sessions, threads, batch }
+}
+
+const fn discriminator(is_standard: bool, is_penalised: bool) -> How {
+    let network = Network::Discriminator { is_penalised };
+    How { network, is_standard, sessions: 1, threads: 2, batch: 16 }
+}
+
 const LATENT: usize = 50;
 const SIDE: usize = 32;
 
 fn main() {
     let rounds = std::env::var("CDAL_BENCH_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(5);
+    let chosen = std::env::var("CDAL_BENCH_WAYS").unwrap_or_default();
+    let chosen: Vec<usize> = chosen.split(',').filter_map(|way| way.parse().ok()).collect();
     let scratch = tempfile::tempdir().expect("a temporary folder can be made");
-    let artifacts = artifacts(scratch.path());
+    let artifacts = [false, true].map(|is_standard| artifacts(scratch.path(), is_standard));
     let runtime = Arc::new(Runtime::load(Purpose::Training, None).expect("run `make runtime`"));
-    let mut ways: Vec<Way> = WAYS.map(|way| Way::load(&runtime, &artifacts, way)).into();
+    let mut ways: Vec<Way> = (0..WAYS.len())
+        .filter(|way| chosen.is_empty() || chosen.contains(way))
+        .map(|way| Way::load(&runtime, &artifacts[usize::from(WAYS[way].is_standard)], WAYS[way]))
+        .collect();
     for round in 0..=rounds {
         for way in &mut ways {
             let rate = way.turn();
@@ -41,28 +87,32 @@ fn main() {
         }
     }
     println!("hippocampus preset, {SIDE} x {SIDE}, medians of {rounds} interleaved steps");
-    let first = ways[0].median();
+    println!(
+        "  network, operators, sessions x threads, batch: slices/s, ratio to the standard operators alike"
+    );
+    let mut standard = 0.0;
     for way in &mut ways {
-        let (sessions, threads, batch) = way.how;
-        let rate = way.median();
-        let ratio = rate / first;
+        let How { network, is_standard, sessions, threads, batch } = way.how;
+        let (rate, operators) = (way.median(), if is_standard { "standard" } else { "cdal" });
+        if is_standard {
+            standard = rate;
+        }
+        let ratio = if standard > 0.0 { rate / standard } else { 1.0 };
         println!(
-            "  {sessions} session(s) of {threads} thread(s), batches of {batch:>2}: {rate:>6.1} slices/s, ratio {ratio:.2}"
+            "  {network:?}, {operators}, {sessions} x {threads}, {batch:>2}: {rate:>6.1}, {ratio:.2}"
         );
     }
 }
 
 struct Way {
-    how: (usize, usize, usize),
+    how: How,
     learners: Vec<Learner>,
     rates: Vec<f64>,
 }
 
 impl Way {
-    fn load(runtime: &Arc<Runtime>, artifacts: &Path, how: (usize, usize, usize)) -> Self {
-        let (sessions, threads, batch) = how;
-        let learners =
-            (0..sessions).map(|_| Learner::start(runtime, artifacts, threads, batch)).collect();
+    fn load(runtime: &Arc<Runtime>, artifacts: &Path, how: How) -> Self {
+        let learners = (0..how.sessions).map(|_| Learner::start(runtime, artifacts, how)).collect();
         Self { how, learners, rates: Vec::new() }
     }
 
@@ -75,7 +125,7 @@ impl Way {
         for learner in &self.learners {
             learner.done.recv().expect("a step runs");
         }
-        (self.learners.len() * self.how.2) as f64 / started.elapsed().as_secs_f64()
+        (self.learners.len() * self.how.batch) as f64 / started.elapsed().as_secs_f64()
     }
 
     fn median(&mut self) -> f64 {
@@ -91,17 +141,23 @@ struct Learner {
 }
 
 impl Learner {
-    fn start(runtime: &Arc<Runtime>, artifacts: &Path, threads: usize, batch: usize) -> Self {
+    fn start(runtime: &Arc<Runtime>, artifacts: &Path, how: How) -> Self {
         let (go, turns) = channel();
         let (finished, done) = channel();
-        let (runtime, artifacts) = (Arc::clone(runtime), artifacts.to_owned());
+        let artifacts = match how.network {
+            Network::Generator => artifacts.to_owned(),
+            Network::Discriminator { .. } => artifacts.join("discriminator"),
+        };
+        let runtime = Arc::clone(runtime);
         thread::spawn(move || {
             let checkpoint = artifacts.join("checkpoint");
-            let mut session = TrainingSession::load(&runtime, &artifacts, &checkpoint, threads)
+            let mut session = TrainingSession::load(&runtime, &artifacts, &checkpoint, how.threads)
                 .expect("the artifacts were just made");
-            let batch = Batch::made(batch);
+            let batch = Batch::made(how.batch);
             for () in turns {
-                session.step(&batch.inputs(), 1e-4).expect("a step runs");
+                let weight = [if how.network == PENALISED { 0.5 } else { 0.0 }];
+                let inputs = batch.inputs().floats("r1_weight", aview1(&weight));
+                session.step(&inputs, 1e-4).expect("a step runs");
                 if finished.send(()).is_err() {
                     break;
                 }
@@ -110,6 +166,8 @@ impl Learner {
         Self { go, done }
     }
 }
+
+const PENALISED: Network = Network::Discriminator { is_penalised: true };
 
 struct Batch {
     x: Array4<f32>,
@@ -142,18 +200,24 @@ impl Batch {
             .floats("image", self.image.view())
             .floats("z", self.z.view())
             .floats("target", self.target.view())
+            .floats("x_t", self.x.view())
+            .floats("x_tp1", self.x.view())
+            .floats("x_pos", self.target.view())
     }
 }
 
-/// Training graphs of the full network with drawn weights.
-fn artifacts(folder: &Path) -> PathBuf {
+/// Training graphs of the full network and its discriminator with drawn weights.
+fn artifacts(folder: &Path, is_standard: bool) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let out = folder.join("artifacts");
+    let out = folder.join(if is_standard { "standard" } else { "cdal" });
+    let more: &[&str] = if is_standard { &["--standard-operators"] } else { &[] };
     let status = Command::new(root.join(".venv/bin/python"))
         .args(["-m", "cdal_onnx", "artifacts", "--preset", "hippocampus", "--parameters"])
         .arg(root.join("configs/hippocampus.parameters.json"))
         .arg("--out")
         .arg(&out)
+        .arg("--adversary")
+        .args(more)
         .env("PYTHONPATH", root.join("onnx"))
         .stdout(Stdio::null())
         .status()

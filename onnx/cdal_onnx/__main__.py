@@ -40,6 +40,8 @@ def main() -> int:
     artifacts.add_argument("--adversary-betas", type=float, nargs=2, default=(0.5, 0.9), help="of its Adam")
     artifacts.add_argument("--adversary-checkpoint", type=Path, help="its first weights; without it they are drawn")
     artifacts.add_argument("--adversarial-term", action="store_true", help="the generator's loss sees the discriminator")
+    artifacts.add_argument("--standard-operators", action="store_true",
+                           help="spell the graphs by ONNX's own operators alone; what training is measured against")
     artifacts.add_argument("--out", required=True, type=Path)
 
     weights = commands.add_parser("weights", help="recover the weights of a bundle from its graphs")
@@ -97,9 +99,10 @@ def _export(a: argparse.Namespace) -> int:
 
 
 def _artifacts(a: argparse.Namespace) -> int:
-    from . import artifacts, export, parameters, weights
+    from . import artifacts, export, graph, parameters, weights
 
     p = parameters.load(a.parameters)
+    dialect = graph.TrainingGraph if a.standard_operators else graph.FusedTrainingGraph
     export.refuse_misfit(a.preset, p)
     if not a.adversary and (a.adversary_checkpoint or a.adversarial_term):
         raise Refused("--adversary-checkpoint and --adversarial-term need --adversary")
@@ -108,7 +111,7 @@ def _artifacts(a: argparse.Namespace) -> int:
     adversary = artifacts.Adversary(loaded[1], its_adam, a.adversarial_term) if a.adversary else None
     recipe = export.recipe(a.preset, p, export.Card(a.preset, "0.0.0", "", "", ""))
     artifacts.write(p, loaded[0], a.out, a.seed, artifacts.Adam(tuple(a.betas), a.epsilon), recipe, adversary,
-                    a.freeze)
+                    a.freeze, dialect)
     print(a.out)
     return 0
 

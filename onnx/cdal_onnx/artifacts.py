@@ -19,10 +19,11 @@ import numpy as np
 import onnx
 from safetensors.numpy import save_file
 
+from . import gradients
 from .discriminator import Discriminator, attention_graph
 from .errors import Refused
 from .generator import Generator, generator_graph
-from .graph import FLOAT, INT64, Graph, InferenceGraph, TrainingGraph
+from .graph import FLOAT, INT64, FusedTrainingGraph, Graph, TrainingGraph
 from .initial import initialiser
 from .parameters import Parameters
 from .penalty import InputGradient
@@ -45,23 +46,8 @@ class Adversary:
     in_generators_loss: bool = False
 
 
-class Frozen(TrainingGraph):
-    """Adds a network to `graph` whose weights are inputs `prefix.key`: gradients pass through it, none is its own."""
-
-    def __init__(self, graph: TrainingGraph, prefix: str):
-        super().__init__({})
-        self.nodes, self.initializers, self.inputs = graph.nodes, graph.initializers, graph.inputs
-        self.prefix = prefix
-
-    def parameter(self, key: str, *shape: int) -> str:
-        name = f"{self.prefix}.{key}"
-        if all(known.name != name for known in self.inputs):
-            self.add_input(name, FLOAT, list(shape))
-        return name
-
-
-def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray], seed: int,
-                             adversarial: bool = False) -> TrainingGraph:
+def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray], seed: int, adversarial: bool = False,
+                             dialect: type[TrainingGraph] = FusedTrainingGraph) -> TrainingGraph:
     """`x`, `t`, `image`, `z`, `target` → `loss` (mean squared error, scalar) and `x0`.
 
     With `adversarial`, `loss` is `mse` + adversarial_weight · `adversarial`, where adversarial =
@@ -69,7 +55,7 @@ def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray
     `x_rest` [N, L, H, W], `adversarial_weight` [1] and D's weights `discriminator.<key>` besides.
     """
     p, size = parameters, parameters.image_size
-    g = TrainingGraph(state, initialiser(seed))
+    g = dialect(state, initialiser(seed))
     x = g.add_input("x", FLOAT, ["N", p.num_channels, size, size])
     t = g.add_input("t", INT64, ["N"])
     image = g.add_input("image", FLOAT, ["N", p.image_channels, size, size])
@@ -84,7 +70,7 @@ def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray
         x_rest = g.add_input("x_rest", FLOAT, ["N", p.num_channels, size, size])
         weight = g.add_input("adversarial_weight", FLOAT, [1])
         x_pos = g.op("Add", g.op("Mul", x0_weight, x0.name), x_rest)
-        term = _mean_softplus(g, g.op("Neg", Discriminator(Frozen(g, "discriminator"), p)(x_pos, t, x).logits))
+        term = _mean_softplus(g, g.op("Neg", Discriminator(g.frozen("discriminator"), p)(x_pos, t, x).logits))
         loss = g.op("Add", mse, g.op("Mul", g.op("Squeeze", weight, g.ints(0)), term))
     g.add_output(loss, "loss", FLOAT, [])
     g.add_output(x0.name, "x0", FLOAT, ["N", p.num_channels, size, size])
@@ -94,14 +80,15 @@ def generator_training_graph(parameters: Parameters, state: dict[str, np.ndarray
     return g
 
 
-def discriminator_training_graph(parameters: Parameters, state: dict[str, np.ndarray], seed: int) -> TrainingGraph:
+def discriminator_training_graph(parameters: Parameters, state: dict[str, np.ndarray], seed: int,
+                                 dialect: type[TrainingGraph] = FusedTrainingGraph) -> TrainingGraph:
     """`x_t`, `t`, `x_tp1`, `x_pos`, `r1_weight` → `loss` and its terms `real`, `fake`, `r1`, scalars.
 
     real = mean softplus(-D(x_t, t, x_{t+1})), fake = mean softplus(D(x_pos, t, x_{t+1})),
     r1 = r1_weight · mean_n ‖∇_{x_t} D(x_t, t, x_{t+1})‖², exactly. An `r1_weight` of 0 skips the work of r1.
     """
     p, size = parameters, parameters.image_size
-    g = TrainingGraph(state, initialiser((seed, 1)))  # other numbers than the generator's
+    g = dialect(state, initialiser((seed, 1)))  # other numbers than the generator's
     label = ["N", p.num_channels, size, size]
     x_t, t, x_tp1, x_pos = (g.add_input("x_t", FLOAT, label), g.add_input("t", INT64, ["N"]),
                             g.add_input("x_tp1", FLOAT, label), g.add_input("x_pos", FLOAT, label))
@@ -143,7 +130,8 @@ def _mean_softplus(g: TrainingGraph, x: str) -> str:
 
 
 def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, seed: int, adam: Adam, recipe: str,
-          adversary: Adversary | None = None, freeze: Sequence[str] = ()) -> None:
+          adversary: Adversary | None = None, freeze: Sequence[str] = (),
+          dialect: type[TrainingGraph] = FusedTrainingGraph) -> None:
     """Writes the artifacts of a run to `folder`, whole or not at all: the generator's training session, and in
     `discriminator/` that of its adversary, if it has one.
 
@@ -156,13 +144,14 @@ def write(parameters: Parameters, state: dict[str, np.ndarray], folder: Path, se
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".artifacts-"))
     try:
-        graph = generator_training_graph(parameters, state, seed, adversary is not None and adversary.in_generators_loss)
-        _session("generator", graph, generator_graph(TrainingGraph(graph.state), parameters), adam, scratch, freeze)
+        in_loss = adversary is not None and adversary.in_generators_loss
+        graph = generator_training_graph(parameters, state, seed, in_loss, dialect)
+        _session("generator", graph, generator_graph(dialect(graph.state), parameters), adam, scratch, freeze)
         if adversary:
-            graph = discriminator_training_graph(parameters, adversary.state, seed)
+            graph = discriminator_training_graph(parameters, adversary.state, seed, dialect)
             beside = scratch / "discriminator"
             beside.mkdir()
-            _session("discriminator", graph, attention_graph(InferenceGraph(graph.state), parameters), adversary.adam, beside)
+            _session("discriminator", graph, attention_graph(dialect(graph.state), parameters), adversary.adam, beside)
         (scratch / "recipe.toml").write_text(recipe)
         os.replace(scratch, folder)
     except BaseException:
@@ -196,7 +185,11 @@ def _session(name: str, training: TrainingGraph, evaluation: Graph, adam: Adam, 
     artifacts.generate_artifacts(training.model(f"cdal_{name}_training"), requires_grad=trained, optimizer=optimizer,
                                  artifact_directory=str(folder), loss=_first_output(onnxblock),
                                  additional_output_names=[output.name for output in training.outputs[1:]])
-    order = [value.name for value in onnx.load(folder / "training_model.onnx").graph.input if value.name in trained]
+    path = folder / "training_model.onnx"
+    model = onnx.load(path)
+    gradients.complete(model)
+    onnx.save(model, path)
+    order = [value.name for value in model.graph.input if value.name in trained]
     onnx.save(_with_weights_as_inputs(evaluation.model(f"cdal_{name}"), order, training.state), folder / "eval_model.onnx")
     save_file({key: training.state[key] for key in trained}, folder / "parameters.safetensors")
     if frozen:
@@ -238,5 +231,6 @@ def _artifacts_module():
         onnxruntime.training = package
     from onnxruntime.training import artifacts
 
+    gradients.register()
     assert onnx.__version__.startswith("1.16."), "the gradient builder was tried with onnx 1.16"
     return artifacts

@@ -21,7 +21,8 @@ def _constant(name: str, value: np.ndarray) -> onnx.NodeProto:
 def _attribute(name: str, kind: str, attribute: str) -> onnx.NodeProto:
     """The value that a caller gives to `attribute`, as a tensor; `kind` is value_int, value_floats and the like."""
     node = helper.make_node("Constant", [], [name])
-    kinds = {"value_int": onnx.AttributeProto.INT, "value_floats": onnx.AttributeProto.FLOATS}
+    kinds = {"value_int": onnx.AttributeProto.INT, "value_float": onnx.AttributeProto.FLOAT,
+             "value_floats": onnx.AttributeProto.FLOATS}
     node.attribute.append(_reference(kind, attribute, kinds[kind]))
     return node
 
@@ -33,8 +34,8 @@ def _reference(name: str, attribute: str, kind: int) -> onnx.AttributeProto:
 
 
 def _function(name: str, inputs: list[str], nodes: list[onnx.NodeProto], attributes: list[str], opset: int,
-              doc: str) -> onnx.FunctionProto:
-    return helper.make_function(DOMAIN, name, inputs, ["Y"], nodes, [helper.make_opsetid("", opset)], attributes,
+              doc: str, outputs: tuple[str, ...] = ("Y",)) -> onnx.FunctionProto:
+    return helper.make_function(DOMAIN, name, inputs, list(outputs), nodes, [helper.make_opsetid("", opset)], attributes,
                                 doc_string=doc)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from . import fused
+from . import fused, gradients
 from .errors import Refused
 
 OPSET = 17
@@ -273,9 +273,8 @@ class InferenceGraph(Graph):
 CONV3X3_FROM = 8
 
 
-class FusedGraph(InferenceGraph):
-    """The inference dialect with the memory-bound chains between convolutions, and the convolutions themselves, as
-    operators of the domain `cdal`.
+class Fused:
+    """What a dialect spells by operators of the domain `cdal`: the memory-bound chains between convolutions.
 
     Their definition is a function of standard operators that the model carries along: a provider without a kernel for
     them runs that. `cdal` brings kernels for the CPU, which do in one or two passes over memory what takes the functions
@@ -290,6 +289,27 @@ class FusedGraph(InferenceGraph):
         inputs = [x.name, scale, shift] + ([offset] if offset else [])
         y = self.op(kind, *inputs, domain=fused.DOMAIN, groups=groups, epsilon=epsilon)
         return Map(y, x.channels, x.size)
+
+    def fir_down(self, x: Map, kernel: np.ndarray) -> Map:
+        if len(kernel) != 4:
+            return super().fir_down(x, kernel)
+        y = self.op("FirDown", x.name, domain=fused.DOMAIN, taps=[float(tap) for tap in kernel], channels=x.channels)
+        return Map(y, x.channels, x.size // 2)
+
+    def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
+        if len(kernel) != 4:
+            return super().fir_up(x, kernel)
+        y = self.op("FirUp", x.name, domain=fused.DOMAIN, taps=[float(2 * tap) for tap in kernel],
+                    channels=x.channels)
+        return Map(y, x.channels, x.size * 2)
+
+    def operators(self) -> set[str]:
+        return {node.op_type for node in self.nodes if node.domain == fused.DOMAIN}
+
+
+class FusedGraph(Fused, InferenceGraph):
+    """The inference dialect with operators of the domain `cdal`: the convolutions as well, and residual sums where they are
+    written."""
 
     def conv(self, x: Map, key: str, channels: int, kernel: int = 3, stride: int = 1, padding: int | None = None,
              bias: bool = True) -> Map:
@@ -322,21 +342,8 @@ class FusedGraph(InferenceGraph):
         y = self.op(f"{convolution.op_type}Mean", *convolution.input, a.name, domain=fused.DOMAIN)
         return Map(y, a.channels, a.size)
 
-    def fir_down(self, x: Map, kernel: np.ndarray) -> Map:
-        if len(kernel) != 4:
-            return super().fir_down(x, kernel)
-        y = self.op("FirDown", x.name, domain=fused.DOMAIN, taps=[float(tap) for tap in kernel], channels=x.channels)
-        return Map(y, x.channels, x.size // 2)
-
-    def fir_up(self, x: Map, kernel: np.ndarray) -> Map:
-        if len(kernel) != 4:
-            return super().fir_up(x, kernel)
-        y = self.op("FirUp", x.name, domain=fused.DOMAIN, taps=[float(2 * tap) for tap in kernel],
-                    channels=x.channels)
-        return Map(y, x.channels, x.size * 2)
-
     def functions(self) -> list[onnx.FunctionProto]:
-        used = {node.op_type for node in self.nodes if node.domain == fused.DOMAIN}
+        used = self.operators()
         return [function for function in fused.functions(OPSET) if function.name in used]
 
 
@@ -346,6 +353,24 @@ class TrainingGraph(Graph):
     GroupNorm is a LayerNormalization over the flattened group (all three outputs named, or the builder
     refuses), FIR a pair of products with constant matrices, NIN a 1x1 convolution of the transposed weight.
     """
+
+    # Where the weights are not this graph's own: what stands before their names.
+    prefix = ""
+
+    def frozen(self, prefix: str) -> TrainingGraph:
+        """To add a network to this graph whose weights are inputs `prefix.key`: gradients pass through it, none is its own."""
+        other = type(self)({})
+        other.nodes, other.initializers, other.inputs = self.nodes, self.initializers, self.inputs
+        other.prefix = f"{prefix}."
+        return other
+
+    def parameter(self, key: str, *shape: int) -> str:
+        if not self.prefix:
+            return super().parameter(key, *shape)
+        name = self.prefix + key
+        if all(known.name != name for known in self.inputs):
+            self.add_input(name, FLOAT, list(shape))
+        return name
 
     def normalise(self, x: Map, groups: int, epsilon: float) -> Map:
         length = x.channels // groups * x.size**2
@@ -383,6 +408,81 @@ class TrainingGraph(Graph):
     def leaky_vector(self, x: str) -> str:
         # max(x, 0.2 x); written with Relu because LeakyRelu has no gradient here.
         return self.op("Add", self.op("Mul", x, self.floats(0.2)), self.op("Mul", self.op("Relu", x), self.floats(0.8)))
+
+    def first(self, x: Map, count: str) -> Map:
+        """The first `count` [1] samples."""
+        return Map(self.op("Slice", x.name, self.ints(0), count, self.ints(0)), x.channels, x.size)
+
+    # -- words of a backward pass that is to be differentiated itself ------------------------------
+
+    def leaky_back(self, gradient: Map, x: Map, count: str) -> Map:
+        """Back through LeakyReLU(0.2) at the first `count` samples of x, which are all that `gradient` has."""
+        x = self.first(x, count)
+        weaker = self.op("Mul", gradient.name, self.floats(0.2))
+        y = self.op("Where", self.op("Greater", x.name, self.floats(0.0)), gradient.name, weaker)
+        return Map(y, gradient.channels, gradient.size)
+
+    def conv_back(self, gradient: Map, key: str, channels: int, kernel: int = 3) -> Map:
+        """Back through `key`, a convolution [out, in = channels, k, k] of stride 1 that keeps the size."""
+        taps = kernel**2
+        weight = self.op("Transpose", self.parameter(f"{key}.weight", gradient.channels, channels, kernel, kernel),
+                         perm=[1, 0, 2, 3])
+        if kernel > 1:
+            flat = self.op("Reshape", weight, self.ints(channels, gradient.channels, taps))
+            flipped = self.op("Gather", flat, self.ints(*reversed(range(taps))), axis=2)
+            weight = self.op("Reshape", flipped, self.ints(channels, gradient.channels, kernel, kernel))
+        y = self.op("Conv", gradient.name, weight, kernel_shape=[kernel, kernel], pads=[kernel // 2] * 4)
+        return Map(y, channels, gradient.size)
+
+    def fir_down_back(self, gradient: Map, size: int, kernel: np.ndarray) -> Map:
+        """Back through `fir_down` of a map of this size."""
+        return self.separable(gradient, correlation_matrix(size, kernel, fir_padding(kernel), 2).T)
+
+
+class FusedTrainingGraph(Fused, TrainingGraph):
+    """The training dialect with operators of the domain `cdal`, whose gradients `gradients` defines."""
+
+    def conv(self, x: Map, key: str, channels: int, kernel: int = 3, stride: int = 1, padding: int | None = None,
+             bias: bool = True) -> Map:
+        y = super().conv(x, key, channels, kernel, stride, padding, bias)
+        if stride == 1 and kernel in (1, 3) and padding in (None, kernel // 2):
+            self._own_convolution(kernel)
+        return y
+
+    def pointwise(self, x: Map, key: str, channels: int) -> Map:
+        y = super().pointwise(x, key, channels)
+        self._own_convolution(1)
+        return y
+
+    def _own_convolution(self, side: int) -> None:
+        """The last node, which is a convolution, becomes one of the domain `cdal`."""
+        node = self.nodes[-1]
+        node.op_type = f"Conv{side}x{side}{'Linear' if len(node.input) == 2 else ''}"
+        node.domain = fused.DOMAIN
+        del node.attribute[:]
+
+    def leaky_vector(self, x: str) -> str:
+        return self.op("LeakyReLU", x, domain=fused.DOMAIN, alpha=0.2)
+
+    def leaky_back(self, gradient: Map, x: Map, count: str) -> Map:
+        y = self.op("LeakyReLUGrad", gradient.name, x.name, domain=fused.DOMAIN, alpha=0.2)
+        return Map(y, gradient.channels, gradient.size)
+
+    def conv_back(self, gradient: Map, key: str, channels: int, kernel: int = 3) -> Map:
+        weight = self.parameter(f"{key}.weight", gradient.channels, channels, kernel, kernel)
+        y = self.op(f"Conv{kernel}x{kernel}InputGrad", gradient.name, weight, domain=fused.DOMAIN)
+        return Map(y, channels, gradient.size)
+
+    def fir_down_back(self, gradient: Map, size: int, kernel: np.ndarray) -> Map:
+        if len(kernel) != 4 or size % 2:
+            return super().fir_down_back(gradient, size, kernel)
+        y = self.op("FirUp", gradient.name, domain=fused.DOMAIN, taps=[float(tap) for tap in kernel],
+                    channels=gradient.channels)
+        return Map(y, gradient.channels, size)
+
+    def functions(self) -> list[onnx.FunctionProto]:
+        used = gradients.differentiable(self.operators())
+        return [function for function in gradients.all_functions(OPSET) if function.name in used]
 
 
 def fir_padding(kernel: np.ndarray) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .discriminator import Application, Block, Discriminator
-from .graph import Map, TrainingGraph, correlation_matrix, fir_padding
+from .graph import Map, TrainingGraph
 
 
 class InputGradient:
@@ -30,10 +30,10 @@ class InputGradient:
 
     def __call__(self) -> str:
         """[count, L, H, W]."""
-        gradient = self._first(self._head())
+        gradient = self.g.first(self._head(), self.count)
         for block in reversed(self.applied.blocks):
             gradient = self._block(block, gradient)
-        pair = self._conv(gradient, "start_conv", self.p.num_channels_disc, kernel=1)
+        pair = self.g.conv_back(gradient, "start_conv", self.p.num_channels_disc, kernel=1)
         return self._channels(pair, 0, self.p.num_channels_disc // 2).name
 
     def _head(self) -> Map:
@@ -41,8 +41,8 @@ class InputGradient:
         g, last, final = self.g, self.applied.last, self.applied.final
         weight = g.op("Reshape", g.parameter("end_linear.weight", 1, final.channels), g.ints(1, final.channels, 1, 1))
         gradient = g.op("Expand", weight, g.op("Shape", final.name))
-        gradient = self._leaky(Map(gradient, final.channels, final.size), final)
-        gradient = self._conv(gradient, "final_conv", last.channels + 1)
+        gradient = g.leaky_back(Map(gradient, final.channels, final.size), final, g.op("Shape", final.name, start=0, end=1))
+        gradient = g.conv_back(gradient, "final_conv", last.channels + 1)
         features = self._channels(gradient, 0, last.channels)
         spread = self._channels(gradient, last.channels, last.channels + 1)
         return g.add(features, self._stddev(spread))
@@ -62,40 +62,12 @@ class InputGradient:
     def _block(self, block: Block, gradient: Map) -> Map:
         g = self.g
         half = Map(g.op("Mul", gradient.name, g.floats(np.sqrt(0.5))), gradient.channels, gradient.size)
-        h = self._conv(half, f"{block.key}.conv2.0", block.channels)
-        skip = self._conv(half, f"{block.key}.skip.0", block.x.channels, kernel=1)
+        h = g.conv_back(half, f"{block.key}.conv2.0", block.channels)
+        skip = g.conv_back(half, f"{block.key}.skip.0", block.x.channels, kernel=1)
         if block.down:
-            h, skip = self._fir_down(h, block.x.size), self._fir_down(skip, block.x.size)
-        h = self._conv(self._leaky(h, self._first(block.middle)), f"{block.key}.conv1.0", block.x.channels)
-        return g.add(self._leaky(h, self._first(block.x)), skip)
-
-    # -- the transposed words ------------------------------------------------------------------------
-
-    def _conv(self, gradient: Map, key: str, channels: int, kernel: int = 3) -> Map:
-        """Back through `key`, a convolution [out, in = channels, k, k] of stride 1 that keeps the size."""
-        g, taps = self.g, kernel**2
-        weight = g.op("Transpose", g.parameter(f"{key}.weight", gradient.channels, channels, kernel, kernel), perm=[1, 0, 2, 3])
-        if kernel > 1:
-            flat = g.op("Reshape", weight, g.ints(channels, gradient.channels, taps))
-            flipped = g.op("Gather", flat, g.ints(*reversed(range(taps))), axis=2)
-            weight = g.op("Reshape", flipped, g.ints(channels, gradient.channels, kernel, kernel))
-        y = g.op("Conv", gradient.name, weight, kernel_shape=[kernel, kernel], pads=[kernel // 2] * 4)
-        return Map(y, channels, gradient.size)
-
-    def _fir_down(self, gradient: Map, size: int) -> Map:
-        kernel = self.p.fir_1d
-        return self.g.separable(gradient, correlation_matrix(size, kernel, fir_padding(kernel), 2).T)
-
-    def _leaky(self, gradient: Map, x: Map) -> Map:
-        """Back through LeakyReLU(0.2) at x."""
-        g = self.g
-        weaker = g.op("Mul", gradient.name, g.floats(0.2))
-        y = g.op("Where", g.op("Greater", x.name, g.floats(0.0)), gradient.name, weaker)
-        return Map(y, gradient.channels, gradient.size)
-
-    def _first(self, x: Map) -> Map:
-        """The first `count` samples."""
-        return Map(self.g.op("Slice", x.name, self.g.ints(0), self.count, self.g.ints(0)), x.channels, x.size)
+            h, skip = (g.fir_down_back(part, block.x.size, self.p.fir_1d) for part in (h, skip))
+        h = g.conv_back(g.leaky_back(h, block.middle, self.count), f"{block.key}.conv1.0", block.x.channels)
+        return g.add(g.leaky_back(h, block.x, self.count), skip)
 
     def _channels(self, x: Map, start: int, end: int) -> Map:
         g = self.g

@@ -19,6 +19,7 @@ pub use engines::Engines;
 pub use generator::{Generator, Graphs, Interface, Literal, Product};
 pub use placement::{Placement, placements};
 pub use runtime::{Purpose, Runtime};
+pub(crate) use session::training;
 pub use session::{Options, Provider};
 pub use standby::{Progress, Serving, Standby};
 

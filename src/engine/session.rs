@@ -160,6 +160,15 @@ impl<'a> Making<'a> {
     }
 }
 
+/// Options of a training session: the runtime's own, and our kernels for what its graphs spell by the domain `cdal`.
+pub(crate) fn training(
+    runtime: &Runtime,
+    intra_threads: usize,
+) -> Result<SessionBuilder, ort::Error> {
+    let builder = Session::builder(&runtime.environment)?.with_intra_threads(intra_threads)?;
+    Ok(builder.with_operators(operators::domain(Some(intra_threads))?)?)
+}
+
 /// Shapes of inputs as TensorRT reads them, such as `x:2x1x32x32,t:2`.
 fn profile(shapes: &[(&str, &[usize])], batch: usize) -> String {
     let shape = |(name, rest): &(&str, &[usize])| {

@@ -16,14 +16,14 @@ use ndarray::{ArrayD, ArrayView, ArrayView1, ArrayViewD, Dimension};
 use ort::{
     AsPointer,
     memory::Allocator,
-    session::{Session, SessionInputValue},
+    session::SessionInputValue,
     sys,
     training::{Checkpoint, Trainer, training_api},
     value::{DynTensor, Tensor, TensorRef},
 };
 
 use super::TrainError;
-use crate::engine::Runtime;
+use crate::engine::{self, Runtime};
 
 /// Inputs by the names that the graphs give them. A graph takes those that it names and leaves the others.
 #[derive(Debug, Clone, Default)]
@@ -126,10 +126,7 @@ impl TrainingSession {
         let failed = |e: ort::Error| {
             TrainError::Runtime(format!("training graphs in {}: {e}", artifacts.display()))
         };
-        let builder = Session::builder(&runtime.environment)
-            .map_err(failed)?
-            .with_intra_threads(intra_threads)
-            .map_err(|e| TrainError::Runtime(e.to_string()))?;
+        let builder = engine::training(runtime, intra_threads).map_err(failed)?;
         let state = Checkpoint::load(checkpoint).map_err(|e| {
             TrainError::Runtime(format!("checkpoint {}: {e}", checkpoint.display()))
         })?;

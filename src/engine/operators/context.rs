@@ -80,9 +80,13 @@ pub(super) fn constant<'a>(
     unsafe { tensor(value) }.map(Some)
 }
 
-/// The output 0 of a kernel, to be written. It may be asked for once.
+/// An output of a kernel, to be written. It may be asked for once; it is empty where the graph does without it.
 #[allow(clippy::mut_from_ref)]
-pub(super) fn output<'a>(context: &'a ComputeContext, shape: &[i64]) -> Result<&'a mut [f32]> {
+pub(super) fn output<'a>(
+    context: &'a ComputeContext,
+    index: usize,
+    shape: &[i64],
+) -> Result<&'a mut [f32]> {
     let api = ort::api();
     let mut value: *mut sys::OrtValue = ptr::null_mut();
     let length = shape.iter().product::<i64>() as usize;
@@ -91,7 +95,7 @@ pub(super) fn output<'a>(context: &'a ComputeContext, shape: &[i64]) -> Result<&
     unsafe {
         let (axes, count) = (shape.as_ptr(), shape.len());
         let context = context.ptr().cast_mut();
-        check((api.KernelContext_GetOutput)(context, 0, axes, count, &raw mut value))?;
+        check((api.KernelContext_GetOutput)(context, index, axes, count, &raw mut value))?;
         if value.is_null() || length == 0 {
             return Ok(&mut []);
         }

@@ -4,7 +4,7 @@ use ort::{
         ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
         ShapeInferenceContext,
     },
-    value::{Shape, SymbolicDimensions, TensorElementType::Float32, ValueType},
+    value::TensorElementType::Float32,
 };
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     dimensions,
     fir_down::down,
     fir_up::up,
+    infer,
 };
 
 /// A FIR with four taps along both axes that doubles or halves the size of the map.
@@ -62,17 +63,11 @@ impl Operator for Fir {
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
-        let mut y = context.inputs().remove(0);
-        if let ValueType::Tensor { shape, dimension_symbols, .. } = &mut y {
-            let resized = shape.iter().enumerate().map(|(axis, &d)| match usize::try_from(d) {
-                Ok(size) if axis >= 2 => self.resized(size) as i64,
-                _ => d,
-            });
-            let resized = resized.collect::<Vec<_>>();
-            *dimension_symbols = SymbolicDimensions::empty(resized.len());
-            *shape = Shape::new(resized);
-        }
-        context.set_output(0, &y)
+        let x = context.inputs().remove(0);
+        infer(context, 0, &x, |axis, size| match usize::try_from(size) {
+            Ok(size) if axis >= 2 => self.resized(size) as i64,
+            _ => size,
+        })
     }
 }
 
@@ -81,7 +76,7 @@ impl Kernel for FirKernel {
         let (shape, x) = input(context, 0)?;
         let [n, c, h, w] = dimensions(&shape)?;
         let [height, width] = [h, w].map(|size| self.fir.resized(size));
-        let parts = Parts::new(output(context, &[n, c, height, width].map(|d| d as i64))?);
+        let parts = Parts::new(output(context, 0, &[n, c, height, width].map(|d| d as i64))?);
         let filter = match self.fir {
             Fir::Up => up,
             Fir::Down => down,

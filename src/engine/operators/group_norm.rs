@@ -11,7 +11,7 @@ use ort::{
 use super::{
     Parts,
     context::{input, output, par_for},
-    dimensions,
+    dimensions, infer,
 };
 
 /// GroupNorm of X [N, C, H, W] + offset, times scale, plus shift, then SiLU: those that the operator's name says. What is
@@ -48,29 +48,34 @@ impl Operator for GroupNorm {
     }
 
     fn create_kernel(&self, context: &KernelContext<'_>) -> Result<GroupNormKernel> {
-        let missing = |what| ort::Error::new(format!("{} lacks {what}", self.name));
-        let groups: i64 = context.get("groups").ok_or_else(|| missing("groups"))?;
-        let epsilon = context.get("epsilon").ok_or_else(|| missing("epsilon"))?;
-        let groups = usize::try_from(groups).ok().filter(|&groups| groups > 0);
-        let groups = groups.ok_or_else(|| missing("a positive number of groups"))?;
+        let (groups, epsilon) = attributes(self.name, context)?;
         Ok(GroupNormKernel { groups, epsilon, offset: self.offset, silu: self.silu })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
         let x = context.inputs().remove(0);
-        context.set_output(0, &x)
+        infer(context, 0, &x, |_, size| size)
     }
+}
+
+/// Number of groups and epsilon of a node.
+pub(super) fn attributes(operator: &str, context: &KernelContext<'_>) -> Result<(usize, f32)> {
+    let missing = |what| ort::Error::new(format!("{operator} lacks {what}"));
+    let groups: i64 = context.get("groups").ok_or_else(|| missing("groups"))?;
+    let epsilon = context.get("epsilon").ok_or_else(|| missing("epsilon"))?;
+    let groups = usize::try_from(groups).ok().filter(|&groups| groups > 0);
+    Ok((groups.ok_or_else(|| missing("a positive number of groups"))?, epsilon))
 }
 
 /// Values of each channel, [1 or N, C].
 #[derive(Clone, Copy)]
-struct PerChannel<'a> {
+pub(super) struct PerChannel<'a> {
     values: &'a [f32],
     channels: usize,
 }
 
 impl<'a> PerChannel<'a> {
-    fn new(values: &'a [f32], channels: usize, batch: usize) -> Result<Self> {
+    pub fn new(values: &'a [f32], channels: usize, batch: usize) -> Result<Self> {
         if values.len() == channels || values.len() == channels * batch {
             Ok(Self { values, channels })
         } else {
@@ -79,7 +84,7 @@ impl<'a> PerChannel<'a> {
         }
     }
 
-    fn of(&self, n: usize) -> &'a [f32] {
+    pub fn of(&self, n: usize) -> &'a [f32] {
         let n = if self.values.len() == self.channels { 0 } else { n };
         &self.values[n * self.channels..(n + 1) * self.channels]
     }
@@ -95,7 +100,7 @@ impl Kernel for GroupNormKernel {
         let per_channel = |index| PerChannel::new(input(context, index)?.1, c, n);
         let (scale, shift) = (per_channel(1)?, per_channel(2)?);
         let offset = if self.offset { Some(per_channel(3)?) } else { None };
-        let y = output(context, &shape)?;
+        let y = output(context, 0, &shape)?;
 
         let (plane, channels) = (h * w, c / self.groups);
         let size = channels * plane;
@@ -126,18 +131,18 @@ impl Kernel for GroupNormKernel {
 
 /// Number, mean and sum of squared deviations.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Moments {
+pub(super) struct Moments {
     count: f64,
-    mean: f64,
+    pub mean: f64,
     squares: f64,
 }
 
 /// Pixels whose moments are taken at a time: few enough to stay in the first cache for the second look at them.
-const RUN: usize = 2048;
+pub(super) const RUN: usize = 2048;
 
 impl Moments {
     /// Of the channels of a group, each moved by its offset.
-    fn of(x: &[f32], plane: usize, offset: Option<&[f32]>) -> Self {
+    pub fn of(x: &[f32], plane: usize, offset: Option<&[f32]>) -> Self {
         let mut all = Self::default();
         for (channel, x) in x.chunks_exact(plane).enumerate() {
             let moved = offset.map_or(0.0, |offset| f64::from(offset[channel]));
@@ -162,13 +167,13 @@ impl Moments {
         self.count = count;
     }
 
-    fn variance(&self) -> f64 {
+    pub fn variance(&self) -> f64 {
         self.squares / self.count
     }
 }
 
 /// Sums are kept in this many parts, as wide as the widest vector, so that their order does not depend on the machine.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 
 /// Mean and sum of squared deviations from it.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
@@ -211,7 +216,7 @@ fn line_silu(x: &[f32], slope: f32, intercept: f32, y: &mut [f32]) {
 /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 2^n by the exponent's bits.
 #[inline(always)]
 #[allow(clippy::inline_always)] // Inlined into each of its callers' versions, or it would be none of them.
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     /// Adding and subtracting 1.5 x 2^23 rounds to the nearest whole number.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;

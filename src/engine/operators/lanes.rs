@@ -40,6 +40,8 @@ pub(super) trait Lanes: Copy {
     fn apart(row: [Self; 4]) -> [Self; 4];
     /// The inverse of `apart`.
     fn together(parts: [Self; 4]) -> [Self; 4];
+    /// Number j of row i becomes number i of row j.
+    fn transposed(rows: [Self; LANES]) -> [Self; LANES];
 
     /// Up to sixteen numbers, and zeros.
     #[inline(always)]
@@ -155,6 +157,17 @@ impl<const FUSED: bool> Lanes for Portable<FUSED> {
             }
         }
         row.map(Self)
+    }
+
+    #[inline(always)]
+    fn transposed(rows: [Self; LANES]) -> [Self; LANES] {
+        let mut columns = [[0.0; LANES]; LANES];
+        for (i, row) in rows.iter().enumerate() {
+            for (column, value) in columns.iter_mut().zip(row.0) {
+                column[i] = value;
+            }
+        }
+        columns.map(Self)
     }
 }
 
@@ -272,6 +285,35 @@ mod wide {
         }
 
         #[inline(always)]
+        fn transposed(rows: [Self; LANES]) -> [Self; LANES] {
+            let mut r = rows;
+            unsafe {
+                // Pairs of numbers within quarters of a register, pairs of pairs, then the quarters themselves.
+                for i in (0..LANES).step_by(2) {
+                    let (Self(a), Self(b)) = (r[i], r[i + 1]);
+                    r[i] = Self(_mm512_unpacklo_ps(a, b));
+                    r[i + 1] = Self(_mm512_unpackhi_ps(a, b));
+                }
+                for i in (0..LANES).step_by(4) {
+                    let ([a, b], [c, d]) =
+                        (doubles(r[i].0, r[i + 2].0), doubles(r[i + 1].0, r[i + 3].0));
+                    (r[i], r[i + 1], r[i + 2], r[i + 3]) = (Self(a), Self(b), Self(c), Self(d));
+                }
+                let mut columns = r;
+                for j in 0..4 {
+                    let [a, b] = quarters(r[j].0, r[j + 4].0);
+                    let [c, d] = quarters(r[j + 8].0, r[j + 12].0);
+                    let ([first, third], [second, fourth]) = (quarters(a, c), quarters(b, d));
+                    columns[j] = Self(first);
+                    columns[j + 4] = Self(second);
+                    columns[j + 8] = Self(third);
+                    columns[j + 12] = Self(fourth);
+                }
+                columns
+            }
+        }
+
+        #[inline(always)]
         fn load_some(values: &[f32]) -> Self {
             Self(unsafe { _mm512_maskz_loadu_ps(first(values.len()), values.as_ptr()) })
         }
@@ -304,9 +346,68 @@ mod wide {
         }
     }
 
+    /// Pairs of two registers by turns within each quarter: the lower, and the upper.
+    #[inline(always)]
+    unsafe fn doubles(x: __m512, y: __m512) -> [__m512; 2] {
+        unsafe {
+            let (x, y) = (_mm512_castps_pd(x), _mm512_castps_pd(y));
+            let (low, high) = (_mm512_unpacklo_pd(x, y), _mm512_unpackhi_pd(x, y));
+            [_mm512_castpd_ps(low), _mm512_castpd_ps(high)]
+        }
+    }
+
+    /// Quarters of two registers: the even ones, and the odd.
+    #[inline(always)]
+    unsafe fn quarters(x: __m512, y: __m512) -> [__m512; 2] {
+        unsafe {
+            [
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(x, y),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(x, y),
+            ]
+        }
+    }
+
     /// A bit for each of the first `count` lanes.
     #[inline(always)]
     fn first(count: usize) -> u16 {
         (u32::MAX >> (31 - count.min(LANES) as u32) >> 1) as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::machine::{Machine, Work},
+        *,
+    };
+
+    struct Transposing<'a>(&'a mut [[f32; LANES]; LANES]);
+
+    impl Work for Transposing<'_> {
+        #[inline(always)]
+        unsafe fn run<L: Lanes>(self) {
+            let mut rows = [L::splat(0.0); LANES];
+            for (row, values) in rows.iter_mut().zip(self.0.iter()) {
+                *row = L::load(values);
+            }
+            for (row, values) in L::transposed(rows).into_iter().zip(self.0) {
+                row.store(values);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_become_columns_on_every_machine() {
+        for machine in Machine::all() {
+            let mut values = [[0.0; LANES]; LANES];
+            for (i, value) in values.as_flattened_mut().iter_mut().enumerate() {
+                *value = i as f32;
+            }
+            // SAFETY: the machine is one that was found.
+            unsafe { machine.run(Transposing(&mut values)) };
+            for (i, value) in values.as_flattened().iter().enumerate() {
+                assert_eq!(*value, (i % LANES * LANES + i / LANES) as f32, "{machine:?}");
+            }
+        }
     }
 }

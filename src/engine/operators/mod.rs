@@ -11,20 +11,38 @@ mod fir;
 mod fir_down;
 mod fir_up;
 mod group_norm;
+mod group_norm_gradient;
 mod lanes;
+mod leaky;
 mod machine;
 mod pointwise;
+mod pointwise_gradient;
 mod product;
 mod residual_mean;
 mod scratch;
+mod weight_gradient;
 mod winograd;
+mod winograd_gradient;
 
 use std::{sync::Arc, thread};
 
-use ort::{Result, operator::OperatorDomain};
+use ort::{
+    Result,
+    operator::{OperatorDomain, ShapeInferenceContext},
+    value::{Shape, SymbolicDimensions, ValueType},
+};
 
 use self::{
-    convolution::Convolution, fir::Fir, machine::Machine, pointwise::Pointwise, winograd::Winograd,
+    convolution::{Convolution, Kind},
+    fir::Fir,
+    group_norm_gradient::GroupNormGradient,
+    leaky::Leaky,
+    machine::Machine,
+    pointwise::Pointwise,
+    pointwise_gradient::PointwiseGradient,
+    weight_gradient::WeightGradient,
+    winograd::Winograd,
+    winograd_gradient::WinogradGradient,
 };
 
 /// The domain and all its kernels, to be added to a session that runs on the CPU with this many threads inside an operator.
@@ -33,6 +51,11 @@ pub(super) fn domain(threads: Option<usize>) -> Result<OperatorDomain> {
         .add(group_norm::GroupNorm { name: "GroupNorm", offset: false, silu: false })?
         .add(group_norm::GroupNorm { name: "GroupNormSiLU", offset: false, silu: true })?
         .add(group_norm::GroupNorm { name: "OffsetGroupNormSiLU", offset: true, silu: true })?
+        .add(GroupNormGradient { name: "GroupNormGrad", offset: false, silu: false })?
+        .add(GroupNormGradient { name: "GroupNormSiLUGrad", offset: false, silu: true })?
+        .add(GroupNormGradient { name: "OffsetGroupNormSiLUGrad", offset: true, silu: true })?
+        .add(Leaky::Value)?
+        .add(Leaky::Gradient)?
         .add(residual_mean::ResidualMean)?
         .add(Fir::Down)?
         .add(Fir::Up)?;
@@ -43,10 +66,16 @@ pub(super) fn domain(threads: Option<usize>) -> Result<OperatorDomain> {
     let available = || thread::available_parallelism().map_or(1, Into::into);
     let scratch = Arc::new(scratch::Scratch::new(threads.unwrap_or_else(available)));
     domain
-        .add(Convolution::<Winograd>::new("Conv3x3", false, &scratch))?
-        .add(Convolution::<Winograd>::new("Conv3x3Mean", true, &scratch))?
-        .add(Convolution::<Pointwise>::new("Conv1x1", false, &scratch))?
-        .add(Convolution::<Pointwise>::new("Conv1x1Mean", true, &scratch))
+        .add(Convolution::<Winograd>::new("Conv3x3", Kind::Plain, &scratch))?
+        .add(Convolution::<Winograd>::new("Conv3x3Mean", Kind::Mean, &scratch))?
+        .add(Convolution::<Winograd>::new("Conv3x3Linear", Kind::Linear, &scratch))?
+        .add(Convolution::<Winograd>::new("Conv3x3InputGrad", Kind::InputGradient, &scratch))?
+        .add(Convolution::<Pointwise>::new("Conv1x1", Kind::Plain, &scratch))?
+        .add(Convolution::<Pointwise>::new("Conv1x1Mean", Kind::Mean, &scratch))?
+        .add(Convolution::<Pointwise>::new("Conv1x1Linear", Kind::Linear, &scratch))?
+        .add(Convolution::<Pointwise>::new("Conv1x1InputGrad", Kind::InputGradient, &scratch))?
+        .add(WeightGradient::<WinogradGradient>::new("Conv3x3WeightGrad", &scratch))?
+        .add(WeightGradient::<PointwiseGradient>::new("Conv1x1WeightGrad", &scratch))
 }
 
 /// [N, C, H, W] of a feature map.
@@ -54,6 +83,46 @@ fn dimensions(shape: &[i64]) -> Result<[usize; 4]> {
     match *shape {
         [n, c, h, w] => Ok([n, c, h, w].map(|d| d as usize)),
         _ => Err(ort::Error::new(format!("a feature map has four axes, not {shape:?}"))),
+    }
+}
+
+/// Tells the runtime that an output is a tensor like another with other sizes. It stays silent where a size is neither
+/// known nor named: the runtime would take -1 for a size of its own.
+fn infer(
+    context: &mut ShapeInferenceContext,
+    output: usize,
+    like: &ValueType,
+    size: impl Fn(usize, i64) -> i64,
+) -> Result<()> {
+    let ValueType::Tensor { ty, shape, dimension_symbols } = like else {
+        return Ok(());
+    };
+    let sizes: Vec<i64> = shape.iter().enumerate().map(|(axis, &d)| size(axis, d)).collect();
+    let names = sizes.iter().zip(dimension_symbols.iter());
+    let names = names.map(|(&size, name)| if size < 0 { name.clone() } else { String::new() });
+    let names: Vec<String> = names.collect();
+    if sizes.iter().zip(&names).any(|(&size, name)| size < 0 && name.is_empty()) {
+        return Ok(());
+    }
+    let dimension_symbols = SymbolicDimensions::new(names);
+    context.set_output(
+        output,
+        &ValueType::Tensor { ty: *ty, shape: Shape::new(sizes), dimension_symbols },
+    )
+}
+
+/// Of feature maps, whatever channels they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    batch: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Size {
+    /// Of all images together.
+    fn pixels(self) -> usize {
+        self.batch * self.height * self.width
     }
 }
 

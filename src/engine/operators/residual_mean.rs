@@ -13,6 +13,7 @@ use ort::{
 use super::{
     Parts,
     context::{input, output, par_for},
+    infer,
 };
 
 /// (A + B)/√2, the rescaled sum of a residual connection.
@@ -42,7 +43,7 @@ impl Operator for ResidualMean {
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
         let a = context.inputs().remove(0);
-        context.set_output(0, &a)
+        infer(context, 0, &a, |_, size| size)
     }
 }
 
@@ -52,7 +53,7 @@ impl Kernel for ResidualMean {
         if shape != other {
             return Err(ort::Error::new(format!("{shape:?} and {other:?} are added")));
         }
-        let y = output(context, &shape)?;
+        let y = output(context, 0, &shape)?;
         let whole = a.len() / CHUNK;
         let parts = Parts::new(y);
         par_for(context, whole, |index| {

@@ -14,23 +14,23 @@
 use std::ops::Range;
 
 use super::{
-    Parts,
-    convolution::{Filters, Maps, Share},
+    Parts, Size,
+    convolution::{Filters, Maps, Method, Share, Weights},
     lanes::{LANES, Lanes, Line},
     product::{GROUPS, ROWS, deposit, flat, flat_mut, sums},
 };
 
 /// Outputs of a tile along an axis, and the inputs that they see.
-const TILE: usize = 4;
-const SEEN: usize = 6;
+pub(super) const TILE: usize = 4;
+pub(super) const SEEN: usize = 6;
 /// Places of a transformed tile.
-const PLACES: usize = SEEN * SEEN;
+pub(super) const PLACES: usize = SEEN * SEEN;
 /// Tiles that are taken through all stages together.
-const BLOCK: usize = GROUPS * LANES;
+pub(super) const BLOCK: usize = GROUPS * LANES;
 
 // The points are 0, ±P, ±Q and infinity.
-const P: f32 = 0.625;
-const Q: f32 = 1.5;
+pub(super) const P: f32 = 0.625;
+pub(super) const Q: f32 = 1.5;
 
 /// Lines from one place to the next among transformed inputs, and among products. One more than they need: were it a power
 /// of two, as channels are, all places would contend for the same few lines of the first cache.
@@ -42,98 +42,106 @@ const PRODUCTS_APART: usize = ROWS * GROUPS + 1;
 /// Lines of pixels of a block side by side, with a register of neighbours at either end.
 const SPAN: usize = TILE * GROUPS + 2;
 
-/// Filters in the transformed domain, and the bias.
+/// Filters are prepared as [PLACES, inputs, ROWS] of each group of outputs, with zeros for outputs that are not there.
 #[derive(Debug)]
-pub(super) struct Winograd {
-    inputs: usize,
-    outputs: usize,
-    /// [outputs / ROWS, PLACES, inputs, ROWS], with zeros for outputs that are not there.
-    transformed: Vec<f32>,
-    bias: Vec<f32>,
-}
+pub(super) struct Winograd;
 
-impl Filters for Winograd {
+impl Method for Winograd {
     const SIDE: usize = 3;
 
-    fn new(weights: &[f32], bias: &[f32], inputs: usize) -> Self {
-        let outputs = bias.len();
-        assert_eq!(weights.len(), outputs * inputs * 9);
-        let mut transformed = vec![0.0; outputs.div_ceil(ROWS) * PLACES * inputs * ROWS];
-        let matrix = filter_matrix();
-        for (index, filter) in weights.as_chunks::<9>().0.iter().enumerate() {
-            let (output, input) = (index / inputs, index % inputs);
-            let (group, row) = (output / ROWS, output % ROWS);
-            let filter = filter.map(f64::from);
+    fn prepared(inputs: usize) -> usize {
+        PLACES * inputs * ROWS
+    }
+
+    /// Two inputs of all rows of the group lie side by side in a register, as they are stored.
+    #[inline(always)]
+    unsafe fn prepare<L: Lanes>(weights: &Weights<'_>, group: usize, to: &mut [f32]) {
+        let Weights { inputs, outputs, .. } = *weights;
+        let rows = group * ROWS..outputs.min((group + 1) * ROWS);
+        let matrix = filter_matrix::<3>();
+        for first in (0..inputs).step_by(2) {
+            let pair = first..inputs.min(first + 2);
+            let mut taps = [[0.0; LANES]; 9];
+            for (half, input) in pair.clone().enumerate() {
+                for (row, output) in rows.clone().enumerate() {
+                    for (tap, value) in taps.iter_mut().zip(weights.filter::<9>(output, input)) {
+                        tap[half * ROWS + row] = value;
+                    }
+                }
+            }
             for (i, left) in matrix.iter().enumerate() {
-                let mixed = [0, 1, 2].map(|k| {
-                    left[0] * filter[k] + left[1] * filter[3 + k] + left[2] * filter[6 + k]
-                });
+                let mut mixed = [L::splat(0.0); 3];
+                for (k, mixed) in mixed.iter_mut().enumerate() {
+                    for (row, &factor) in left.iter().enumerate() {
+                        *mixed = L::load(&taps[3 * row + k]).fma(L::splat(factor), *mixed);
+                    }
+                }
                 for (j, right) in matrix.iter().enumerate() {
-                    let value = right[0] * mixed[0] + right[1] * mixed[1] + right[2] * mixed[2];
-                    let place = (group * PLACES + i * SEEN + j) * inputs + input;
-                    transformed[place * ROWS + row] = value as f32;
+                    let mut value = L::splat(0.0);
+                    for (mixed, &factor) in mixed.iter().zip(right) {
+                        value = mixed.fma(L::splat(factor), value);
+                    }
+                    let at = ((i * SEEN + j) * inputs + first) * ROWS;
+                    value.store_some(&mut to[at..at + pair.len() * ROWS]);
                 }
             }
         }
-        Self { inputs, outputs, transformed, bias: bias.to_vec() }
     }
 
-    fn inputs(&self) -> usize {
-        self.inputs
+    fn scratch(inputs: usize) -> usize {
+        PLACES * (seen_apart(inputs) + PRODUCTS_APART)
     }
 
-    fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    fn scratch(&self) -> usize {
-        PLACES * (seen_apart(self.inputs) + PRODUCTS_APART)
-    }
-
-    fn blocks(maps: &Maps<'_>) -> usize {
-        tiles(maps).div_ceil(BLOCK)
+    fn blocks(size: Size) -> usize {
+        tiles(size).div_ceil(BLOCK)
     }
 
     /// Takes the block through all stages.
     #[inline(always)]
     unsafe fn convolve<L: Lanes>(
-        &self,
+        filters: &Filters<'_>,
         maps: &Maps<'_>,
         share: Share,
         y: &Parts,
         scratch: &mut [Line],
     ) {
-        let runs = Runs::new(maps, share.block);
-        let (seen, products) = scratch.split_at_mut(PLACES * seen_apart(self.inputs));
+        let inputs = filters.inputs;
+        let runs = Runs::new(maps.size, share.block);
+        let (seen, products) = scratch.split_at_mut(PLACES * seen_apart(inputs));
         let products = &mut products[..PLACES * PRODUCTS_APART];
-        look::<L>(self.inputs, maps, &runs, seen);
-        let of_group = PLACES * self.inputs * ROWS;
+        look::<L>(inputs, maps, &runs, seen);
+        let of_group = Self::prepared(inputs);
         for group in share.groups {
-            let transformed = &self.transformed[group * of_group..][..of_group];
-            multiply::<L>(self.inputs, transformed, seen, products);
-            let outputs = group * ROWS..self.outputs.min((group + 1) * ROWS);
+            let transformed = &filters.prepared[group * of_group..][..of_group];
+            multiply::<L>(inputs, transformed, seen, products);
+            let outputs = group * ROWS..filters.outputs.min((group + 1) * ROWS);
             // SAFETY: as the caller promises.
-            unsafe { write::<L>(self, outputs, maps, &runs, products, y) };
+            unsafe { write::<L>(filters, outputs, maps, &runs, products, y) };
         }
     }
 }
 
 /// Transform of a filter along one axis: its polynomial at the points, over the product of their distances.
-fn filter_matrix() -> [[f64; 3]; SEEN] {
+pub(super) fn filter_matrix<const TAPS: usize>() -> [[f32; TAPS]; SEEN] {
     let (p, q) = (f64::from(P), f64::from(Q));
     let points = [0.0, p, -p, q, -q];
-    let mut matrix = [[0.0, 0.0, 1.0]; SEEN];
+    let mut matrix = [[0.0; TAPS]; SEEN];
     for (row, &point) in matrix.iter_mut().zip(&points) {
         let others = points.iter().filter(|&&other| other != point);
-        let distance: f64 = others.map(|other| point - other).product();
-        *row = [1.0, point, point * point].map(|power| power / distance);
+        let mut power = 1.0 / others.map(|other| point - other).product::<f64>();
+        for value in row {
+            *value = power as f32;
+            power *= point;
+        }
     }
+    // At infinity the highest power alone counts.
+    matrix[SEEN - 1][TAPS - 1] = 1.0;
     matrix
 }
 
 /// Transform of the inputs along one axis.
 #[inline(always)]
-fn forth<L: Lanes>(d: [L; SEEN]) -> [L; SEEN] {
+pub(super) fn forth<L: Lanes>(d: [L; SEEN]) -> [L; SEEN] {
     const P2: f32 = P * P;
     const Q2: f32 = Q * Q;
     let (minus_p2, minus_q2) = (L::splat(-P2), L::splat(-Q2));
@@ -176,23 +184,23 @@ trait FmaOf: Lanes {
 
 impl<L: Lanes> FmaOf for L {}
 
-fn tiles(maps: &Maps<'_>) -> usize {
-    maps.batch * maps.height.div_ceil(TILE) * maps.width.div_ceil(TILE)
+pub(super) fn tiles(size: Size) -> usize {
+    size.batch * size.height.div_ceil(TILE) * size.width.div_ceil(TILE)
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Run {
+pub(super) struct Run {
     /// Where it begins in the block.
-    lane: usize,
-    count: usize,
-    image: usize,
+    pub lane: usize,
+    pub count: usize,
+    pub image: usize,
     /// Of its first output.
-    top: usize,
-    left: usize,
+    pub top: usize,
+    pub left: usize,
 }
 
 /// Tiles of a block that lie in one row of one image, by rows.
-struct Runs {
+pub(super) struct Runs {
     list: [Run; BLOCK],
     count: usize,
     /// A bit for each tile that is the first, or the last, of its row.
@@ -201,9 +209,9 @@ struct Runs {
 }
 
 impl Runs {
-    fn new(maps: &Maps<'_>, block: usize) -> Self {
-        let (down, across) = (maps.height.div_ceil(TILE), maps.width.div_ceil(TILE));
-        let (mut tile, end) = (block * BLOCK, tiles(maps).min((block + 1) * BLOCK));
+    pub fn new(size: Size, block: usize) -> Self {
+        let (down, across) = (size.height.div_ceil(TILE), size.width.div_ceil(TILE));
+        let (mut tile, end) = (block * BLOCK, tiles(size).min((block + 1) * BLOCK));
         let mut runs = Self { list: [Run::default(); BLOCK], count: 0, starts: 0, ends: 0 };
         let mut lane = 0;
         while tile < end {
@@ -222,14 +230,18 @@ impl Runs {
         }
         runs
     }
+
+    pub fn list(&self) -> &[Run] {
+        &self.list[..self.count]
+    }
 }
 
 /// Transforms the inputs of a block: `seen` [PLACES, inputs, GROUPS].
 #[inline(always)]
 fn look<L: Lanes>(inputs: usize, maps: &Maps<'_>, runs: &Runs, seen: &mut [Line]) {
-    let Maps { height, width, .. } = *maps;
+    let Size { height, width, .. } = maps.size;
     let mut rows = [[Line::ZERO; SPAN]; SEEN];
-    let runs_here = &runs.list[..runs.count];
+    let runs_here = runs.list();
     for input in 0..inputs {
         for run in runs_here {
             let plane = &maps.x[(run.image * inputs + input) * height * width..][..height * width];
@@ -305,17 +317,17 @@ fn multiply<L: Lanes>(inputs: usize, transformed: &[f32], seen: &[Line], product
 /// No other call writes to the pixels of these runs.
 #[inline(always)]
 unsafe fn write<L: Lanes>(
-    filters: &Winograd,
+    filters: &Filters<'_>,
     outputs: Range<usize>,
     maps: &Maps<'_>,
     runs: &Runs,
     products: &[Line],
     y: &Parts,
 ) {
-    let Maps { height, width, .. } = *maps;
+    let Size { height, width, .. } = maps.size;
     let mut pixels = [[Line::ZERO; TILE * GROUPS]; TILE];
     for (row, output) in outputs.enumerate() {
-        let bias = L::splat(filters.bias[output]);
+        let bias = L::splat(filters.bias(output));
         for group in 0..GROUPS {
             let mut half = [[L::splat(0.0); SEEN]; TILE];
             for j in 0..SEEN {
@@ -337,7 +349,7 @@ unsafe fn write<L: Lanes>(
                 }
             }
         }
-        for run in &runs.list[..runs.count] {
+        for run in runs.list() {
             let plane = (run.image * filters.outputs + output) * height * width;
             let count = (TILE * run.count).min(width - run.left);
             for (down, pixels) in pixels.iter().enumerate().take(height - run.top) {
