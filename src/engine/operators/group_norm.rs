@@ -12,6 +12,8 @@ use super::{
     Parts,
     context::{input, output, par_for},
     dimensions, infer,
+    lanes::{self, Lanes},
+    machine::{Machine, Work},
 };
 
 /// GroupNorm of X [N, C, H, W] + offset, times scale, plus shift, then SiLU: those that the operator's name says. What is
@@ -25,6 +27,7 @@ pub struct GroupNorm {
 
 #[derive(Debug)]
 pub struct GroupNormKernel {
+    machine: Machine,
     groups: usize,
     epsilon: f32,
     offset: bool,
@@ -49,7 +52,8 @@ impl Operator for GroupNorm {
 
     fn create_kernel(&self, context: &KernelContext<'_>) -> Result<GroupNormKernel> {
         let (groups, epsilon) = attributes(self.name, context)?;
-        Ok(GroupNormKernel { groups, epsilon, offset: self.offset, silu: self.silu })
+        let machine = Machine::all().next().expect("one needs nothing");
+        Ok(GroupNormKernel { machine, groups, epsilon, offset: self.offset, silu: self.silu })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
@@ -119,10 +123,12 @@ impl Kernel for GroupNormKernel {
                 let moved = offset.map_or(0.0, |offset| f64::from(offset[channel]));
                 let slope = f64::from(scale.of(n)[number]) / deviation;
                 let intercept = f64::from(shift.of(n)[number]) + (moved - moments.mean) * slope;
+                let (slope, intercept) = (slope as f32, intercept as f32);
                 if self.silu {
-                    line_silu(x, slope as f32, intercept as f32, y);
+                    // SAFETY: the machine was found to be this one.
+                    unsafe { self.machine.run(Silu { x, slope, intercept, y }) };
                 } else {
-                    line(x, slope as f32, intercept as f32, y);
+                    line(x, slope, intercept, y);
                 }
             }
         })
@@ -203,50 +209,30 @@ fn line(x: &[f32], slope: f32, intercept: f32, y: &mut [f32]) {
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn line_silu(x: &[f32], slope: f32, intercept: f32, y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        let v = x * slope + intercept;
-        *y = v / (1.0 + exp(-v));
-    }
+/// y = v·logistic(v) with v = slope·x + intercept.
+struct Silu<'a> {
+    x: &'a [f32],
+    slope: f32,
+    intercept: f32,
+    y: &'a mut [f32],
 }
 
-/// e^x within 2 units in the last place; saturates near the ends of the range of f32 instead of overflowing.
-///
-/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 2^n by the exponent's bits.
-#[inline(always)]
-#[allow(clippy::inline_always)] // Inlined into each of its callers' versions, or it would be none of them.
-pub(super) fn exp(x: f32) -> f32 {
-    /// Adding and subtracting 1.5 x 2^23 rounds to the nearest whole number.
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 87.0);
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.0 / 5040.0;
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        p = p * r + coefficient;
+impl Work for Silu<'_> {
+    #[allow(clippy::inline_always)] // As in `lanes`.
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let (slope, intercept) = (L::splat(self.slope), L::splat(self.intercept));
+        let lines = self.x.chunks(lanes::LANES).zip(self.y.chunks_mut(lanes::LANES));
+        for (x, y) in lines {
+            let v = L::load_some(x).fma(slope, intercept);
+            v.mul(v.logistic()).store_some(y);
+        }
     }
-    // The low bits of `rounded` are n; those of ROUND itself leave at the upper end.
-    p * f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_exponential_is_right_to_two_units_in_the_last_place() {
-        for i in -87_000..87_000i32 {
-            let x = i as f32 / 1000.0;
-            let (found, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((found / exact - 1.0).abs() < 2.0 * f64::from(f32::EPSILON), "{x}: {found}");
-        }
-        assert_eq!(exp(0.0), 1.0);
-        assert!(exp(f32::NEG_INFINITY) > 0.0 && exp(f32::INFINITY).is_finite());
-    }
 
     #[test]
     fn moments_hold_far_from_zero_and_across_runs() {

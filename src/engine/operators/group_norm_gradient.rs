@@ -12,8 +12,10 @@ use super::{
     Parts,
     context::{input, output, par_for},
     dimensions,
-    group_norm::{LANES, Moments, PerChannel, RUN, attributes, exp},
+    group_norm::{Moments, PerChannel, RUN, attributes},
     infer,
+    lanes::{LANES, Lanes},
+    machine::{Machine, Work},
 };
 
 /// Gradients of `GroupNorm` by X, scale, shift and offset, from dY [N, C, H, W] and what that was given. Each has the shape
@@ -27,6 +29,7 @@ pub struct GroupNormGradient {
 
 #[derive(Debug)]
 pub struct GroupNormGradientKernel {
+    machine: Machine,
     groups: usize,
     epsilon: f32,
     offset: bool,
@@ -52,7 +55,9 @@ impl Operator for GroupNormGradient {
 
     fn create_kernel(&self, context: &KernelContext<'_>) -> Result<GroupNormGradientKernel> {
         let (groups, epsilon) = attributes(self.name, context)?;
-        Ok(GroupNormGradientKernel { groups, epsilon, offset: self.offset, silu: self.silu })
+        let machine = Machine::all().next().expect("one needs nothing");
+        let (offset, silu) = (self.offset, self.silu);
+        Ok(GroupNormGradientKernel { machine, groups, epsilon, offset, silu })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> Result<()> {
@@ -94,6 +99,7 @@ impl Kernel for GroupNormGradientKernel {
             let (n, group) = (index / self.groups, index % self.groups);
             let here = group * channels..(group + 1) * channels;
             let part = Group {
+                machine: self.machine,
                 dy: &dy[index * size..(index + 1) * size],
                 x: &x[index * size..(index + 1) * size],
                 plane,
@@ -124,6 +130,7 @@ impl Kernel for GroupNormGradientKernel {
 
 /// A group of one image, and what concerns its channels.
 struct Group<'a> {
+    machine: Machine,
     dy: &'a [f32],
     x: &'a [f32],
     plane: usize,
@@ -155,9 +162,9 @@ impl Group<'_> {
             let line =
                 Line { slope: slope as f32, intercept: intercept(channel) as f32, scale, shift };
             let mut sum = Sums::default();
-            for ((x, dy), dv) in x.chunks(RUN).zip(dy.chunks(RUN)).zip(dv.chunks_mut(RUN)) {
-                sum.add(if self.silu { silu(x, dy, line, dv) } else { plain(x, dy, line, dv) });
-            }
+            let first = First { x, dy, line, silu: self.silu, dv, sums: &mut sum };
+            // SAFETY: the machine is one that was found.
+            unsafe { self.machine.run(first) };
             mean += f64::from(scale) * sum.gradient;
             mean_of_products += f64::from(scale) * sum.product;
             sums.push(sum);
@@ -206,46 +213,64 @@ impl Sums {
     }
 }
 
-/// Writes dv of y = v·sigmoid(v) and gives the sums of dv, dv·x̂ and x̂.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn silu(x: &[f32], dy: &[f32], line: Line, dv: &mut [f32]) -> [f32; 3] {
-    let Line { slope, intercept, scale, shift } = line;
-    for ((dv, x), dy) in dv.iter_mut().zip(x).zip(dy) {
-        let v = (x * slope + intercept) * scale + shift;
-        let gate = 1.0 / (1.0 + exp(-v));
-        *dv = dy * (gate + v * gate * (1.0 - gate));
-    }
-    sums(x, slope, intercept, dv)
+/// Writes dv of y = v·logistic(v), or of y = v, and finds its sums.
+struct First<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    line: Line,
+    silu: bool,
+    dv: &'a mut [f32],
+    sums: &'a mut Sums,
 }
 
-/// The same of y = v.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn plain(x: &[f32], dy: &[f32], line: Line, dv: &mut [f32]) -> [f32; 3] {
-    dv.copy_from_slice(dy);
-    sums(x, line.slope, line.intercept, dv)
-}
-
-#[inline(always)]
-#[allow(clippy::inline_always)] // As `exp`.
-fn sums(x: &[f32], slope: f32, intercept: f32, dv: &[f32]) -> [f32; 3] {
-    let mut sums = [[0.0f32; LANES]; 3];
-    let ((whole, rest), (whole_dv, rest_dv)) = (x.as_chunks::<LANES>(), dv.as_chunks::<LANES>());
-    let [gradients, products, normals] = &mut sums;
-    for (x, dv) in whole.iter().zip(whole_dv) {
-        for lane in 0..LANES {
-            let normal = x[lane] * slope + intercept;
-            gradients[lane] += dv[lane];
-            products[lane] += dv[lane] * normal;
-            normals[lane] += normal;
+impl Work for First<'_> {
+    #[allow(clippy::inline_always)] // As in `lanes`.
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let Self { x, dy, line, silu, dv, sums } = self;
+        let [slope, intercept] = [L::splat(line.slope), L::splat(line.intercept)];
+        let [scale, shift, one] = [L::splat(line.scale), L::splat(line.shift), L::splat(1.0)];
+        let pieces = x.chunks(RUN).zip(dy.chunks(RUN)).zip(dv.chunks_mut(RUN));
+        for ((x, dy), dv) in pieces {
+            let [mut gradients, mut products, mut normals] = [L::splat(0.0); 3];
+            let lines = x.chunks(LANES).zip(dy.chunks(LANES)).zip(dv.chunks_mut(LANES));
+            for ((x, dy), dv) in lines {
+                let normal = L::load_some(x).fma(slope, intercept);
+                let mut gradient = L::load_some(dy);
+                if silu {
+                    let v = normal.fma(scale, shift);
+                    let gate = v.logistic();
+                    // gate + v·gate·(1 - gate).
+                    let bend = v.fma(one.sub(gate), one);
+                    gradient = gradient.mul(gate.mul(bend));
+                }
+                gradient.store_some(dv);
+                gradients = gradients.add(gradient);
+                products = gradient.fma(normal, products);
+                // Lanes beyond the last pixel hold the intercept.
+                normals =
+                    normals.add(if x.len() == LANES { normal } else { some(normal, x.len()) });
+            }
+            sums.add([total(gradients), total(products), total(normals)]);
         }
     }
-    for (lane, (x, dv)) in rest.iter().zip(rest_dv).enumerate() {
-        let normal = x * slope + intercept;
-        gradients[lane] += dv;
-        products[lane] += dv * normal;
-        normals[lane] += normal;
-    }
-    sums.map(|lanes| lanes.iter().sum())
+}
+
+/// The first `count` lanes, and zeros.
+#[allow(clippy::inline_always)] // As in `lanes`.
+#[inline(always)]
+fn some<L: Lanes>(value: L, count: usize) -> L {
+    let mut line = [0.0; LANES];
+    value.store_some(&mut line[..count]);
+    L::load(&line)
+}
+
+#[allow(clippy::inline_always)] // As in `lanes`.
+#[inline(always)]
+fn total<L: Lanes>(value: L) -> f32 {
+    let mut line = [0.0; LANES];
+    value.store(&mut line);
+    line.iter().sum()
 }
 
 /// y becomes a·y + b·x + c.
@@ -275,16 +300,20 @@ mod tests {
         y.zip(group.dy).map(|(y, &dy)| y * f64::from(dy)).sum()
     }
 
+    /// Pixels of a plane, channels of a group, whether SiLU follows.
+    const CASES: [(usize, usize, bool); 4] =
+        [(1, 5, true), (9, 3, true), (70, 2, false), (RUN + 9, 1, true)];
+
     #[test]
     fn gradients_are_the_slopes_of_the_definition() {
-        for (plane, channels, silu) in
-            [(1, 5, true), (9, 3, true), (70, 2, false), (RUN + 9, 1, true)]
-        {
+        let cases = Machine::all().flat_map(|machine| CASES.map(|case| (machine, case)));
+        for (machine, (plane, channels, silu)) in cases {
             let x = spread(plane * channels, 1);
             let (dy, more) = (spread(x.len(), 2), spread(3 * channels, 3));
             let [scale, shift, offset] = [0, 1, 2].map(|i| &more[i * channels..(i + 1) * channels]);
             let (epsilon, offset) = (1e-5, Some(offset));
-            let group = Group { dy: &dy, x: &x, plane, scale, shift, offset, epsilon, silu };
+            let group =
+                Group { machine, dy: &dy, x: &x, plane, scale, shift, offset, epsilon, silu };
             let mut by_x = vec![f32::NAN; x.len()];
             let mut found = vec![[f32::NAN; 3]; channels];
             group.gradient(&mut by_x, &mut found);

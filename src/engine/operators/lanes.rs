@@ -40,6 +40,8 @@ pub(super) trait Lanes: Copy {
     fn apart(row: [Self; 4]) -> [Self; 4];
     /// The inverse of `apart`.
     fn together(parts: [Self; 4]) -> [Self; 4];
+    /// 1/(1 + e^-x), within a few units in the last place.
+    fn logistic(self) -> Self;
     /// Number j of row i becomes number i of row j.
     fn transposed(rows: [Self; LANES]) -> [Self; LANES];
 
@@ -160,6 +162,15 @@ impl<const FUSED: bool> Lanes for Portable<FUSED> {
     }
 
     #[inline(always)]
+    fn logistic(self) -> Self {
+        let mut all = self.0;
+        for x in &mut all {
+            *x = 1.0 / (1.0 + exp(-*x));
+        }
+        Self(all)
+    }
+
+    #[inline(always)]
     fn transposed(rows: [Self; LANES]) -> [Self; LANES] {
         let mut columns = [[0.0; LANES]; LANES];
         for (i, row) in rows.iter().enumerate() {
@@ -181,6 +192,27 @@ fn kept(mut all: [f32; LANES], keep: u16) -> [f32; LANES] {
         }
     }
     all
+}
+
+/// e^x within 2 units in the last place; saturates near the ends of the range of f32 instead of overflowing.
+///
+/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 2^n by the exponent's bits.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Adding and subtracting 1.5 x 2^23 rounds to the nearest whole number.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 87.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let mut p = 1.0 / 5040.0;
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = p * r + coefficient;
+    }
+    // The low bits of `rounded` are n; those of ROUND itself leave at the upper end.
+    p * f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()))
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -281,6 +313,32 @@ mod wide {
                 let ([ab, ab_high], [cd, cd_high]) = (halves(a, b), halves(c, d));
                 let ([first, second], [third, fourth]) = (quads(ab, cd), quads(ab_high, cd_high));
                 [Self(first), Self(second), Self(third), Self(fourth)]
+            }
+        }
+
+        /// e^-x = 2^n e^r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, the reciprocal by a step of
+        /// Newton's from 14 bits on.
+        #[inline(always)]
+        fn logistic(self) -> Self {
+            const LN2_HIGH: f32 = 0.693_359_4;
+            const LN2_LOW: f32 = -2.121_944_4e-4;
+            unsafe {
+                // What is not a number stays so, since the second is taken then.
+                let x = _mm512_max_ps(_mm512_set1_ps(-80.0), self.0);
+                let x = _mm512_min_ps(_mm512_set1_ps(80.0), x);
+                let turns = _mm512_mul_ps(x, _mm512_set1_ps(-std::f32::consts::LOG2_E));
+                let n = _mm512_roundscale_ps::<0>(turns);
+                let r = _mm512_fnmsub_ps(n, _mm512_set1_ps(LN2_HIGH), x);
+                let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(LN2_LOW), r);
+                let mut p = _mm512_set1_ps(1.0 / 5040.0);
+                for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0]
+                {
+                    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(coefficient));
+                }
+                let below = _mm512_add_ps(_mm512_set1_ps(1.0), _mm512_scalef_ps(p, n));
+                let about = _mm512_rcp14_ps(below);
+                let rest = _mm512_fnmadd_ps(below, about, _mm512_set1_ps(2.0));
+                Self(_mm512_mul_ps(about, rest))
             }
         }
 
@@ -408,6 +466,48 @@ mod tests {
             for (i, value) in values.as_flattened().iter().enumerate() {
                 assert_eq!(*value, (i % LANES * LANES + i / LANES) as f32, "{machine:?}");
             }
+        }
+    }
+
+    #[test]
+    fn the_exponential_is_right_to_two_units_in_the_last_place() {
+        for i in -87_000..87_000i32 {
+            let x = i as f32 / 1000.0;
+            let (found, exact) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((found / exact - 1.0).abs() < 2.0 * f64::from(f32::EPSILON), "{x}: {found}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NEG_INFINITY) > 0.0 && exp(f32::INFINITY).is_finite());
+    }
+
+    struct Logistic<'a>(&'a mut [f32; LANES]);
+
+    impl Work for Logistic<'_> {
+        #[inline(always)]
+        unsafe fn run<L: Lanes>(self) {
+            L::load(self.0).logistic().store(self.0);
+        }
+    }
+
+    #[test]
+    fn the_logistic_function_is_right_to_four_units_in_the_last_place() {
+        for machine in Machine::all() {
+            let at = |values: [f32; LANES]| {
+                let mut found = values;
+                // SAFETY: the machine is one that was found.
+                unsafe { machine.run(Logistic(&mut found)) };
+                found
+            };
+            for first in (-80_000..80_000i32).step_by(LANES) {
+                let x: [f32; LANES] = std::array::from_fn(|i| (first + i as i32) as f32 / 1000.0);
+                for (found, x) in at(x).into_iter().zip(x) {
+                    let off = f64::from(found) * (1.0 + (-f64::from(x)).exp()) - 1.0;
+                    assert!(off.abs() < 4.0 * f64::from(f32::EPSILON), "{machine:?}, {x}: {found}");
+                }
+            }
+            let [nan, low, high, ..] =
+                at(std::array::from_fn(|i| [f32::NAN, f32::NEG_INFINITY, f32::INFINITY][i % 3]));
+            assert!(nan.is_nan() && (0.0..1e-30).contains(&low) && high == 1.0, "{machine:?}");
         }
     }
 }

@@ -63,9 +63,18 @@ fn gather<L: Lanes>(channels: &Channels<'_>, block: usize, to: &mut Layout<'_>) 
         for done in (0..run.count).step_by(LANES) {
             let some = LANES.min(run.count - done);
             let values = channels.pixels::<L>(run.image, run.first + done, some);
-            for (index, value) in values.into_iter().take(some).enumerate() {
-                sum = sum.add(value);
-                to.put(0, run.pixel - first + done + index, value);
+            let at = run.pixel - first + done;
+            // Told apart as in `Channels::pixels`.
+            if some == LANES {
+                for (index, value) in values.into_iter().enumerate() {
+                    sum = sum.add(value);
+                    to.put(0, at + index, value);
+                }
+            } else {
+                for (index, value) in values.into_iter().enumerate().take(some) {
+                    sum = sum.add(value);
+                    to.put(0, at + index, value);
+                }
             }
         }
     }

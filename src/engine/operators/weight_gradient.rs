@@ -96,10 +96,18 @@ impl Channels<'_> {
     #[inline(always)]
     pub fn pixels<L: Lanes>(&self, image: usize, first: usize, count: usize) -> [L; LANES] {
         let plane = self.size.height * self.size.width;
+        let start = (image * self.channels + self.chosen.start) * plane + first;
+        let maps = &self.maps[start..];
         let mut rows = [L::splat(0.0); LANES];
-        for (row, channel) in rows.iter_mut().zip(self.chosen.clone()) {
-            let at = (image * self.channels + channel) * plane + first;
-            *row = L::load_some(&self.maps[at..at + count]);
+        // Told apart, since the compiler keeps what it unrolls in registers.
+        if self.chosen.len() == LANES {
+            for (lane, row) in rows.iter_mut().enumerate() {
+                *row = L::load_some(&maps[lane * plane..lane * plane + count]);
+            }
+        } else {
+            for (lane, row) in rows.iter_mut().enumerate().take(self.chosen.len()) {
+                *row = L::load_some(&maps[lane * plane..lane * plane + count]);
+            }
         }
         L::transposed(rows)
     }

@@ -53,8 +53,9 @@ impl Correlation for WinogradGradient {
                     value.store(&mut row[column].0);
                 }
             }
-            for tile in 0..run.count {
-                for (i, row) in band.iter().enumerate() {
+            // Row by row, so that few places are written to at a time.
+            for (i, row) in band.iter().enumerate() {
+                for tile in 0..run.count {
                     let mut d = [L::splat(0.0); SEEN];
                     for (d, line) in d.iter_mut().zip(&row[TILE * tile..]) {
                         *d = L::load(&line.0);
@@ -92,8 +93,8 @@ impl Correlation for WinogradGradient {
                     value.store(&mut row[column].0);
                 }
             }
-            for tile in 0..run.count {
-                for (i, row) in band.iter().enumerate() {
+            for (i, row) in band.iter().enumerate() {
+                for tile in 0..run.count {
                     let mut g = [L::splat(0.0); TILE];
                     for (g, line) in g.iter_mut().zip(&row[TILE * tile..]) {
                         *g = L::load(&line.0);
@@ -142,7 +143,9 @@ fn gather<L: Lanes>(channels: &Channels<'_>, run: &Run, rows: usize, edge: usize
         for done in (0..inside).step_by(LANES) {
             let some = LANES.min(inside - done);
             let pixels = channels.pixels::<L>(run.image, row * width + left + done, some);
-            for (line, pixel) in lines[start + done..].iter_mut().zip(pixels) {
+            let lines: &mut [Line; LANES] =
+                lines[start + done..].first_chunk_mut().expect("room beyond the last column");
+            for (line, pixel) in lines.iter_mut().zip(pixels) {
                 pixel.store(&mut line.0);
             }
         }
