@@ -1,10 +1,13 @@
 //! `cargo bench --bench training`: slices a second that a step of the full hippocampus generator learns from, and of its
-//! discriminator, by batch and threads, by two sessions of one thread side by side, and by graphs of ONNX's own operators alone.
+//! discriminator, by batch and threads, by two sessions of one thread side by side, by graphs of ONNX's own operators alone, and
+//! by eager PyTorch where CDAL_BENCH_TORCH names an interpreter that has it (`training_torch.py`).
 //!
 //! Weights are drawn and batches made up: what is measured does not depend on them. All ways of running take turns in one run, and
 //! the ratio to the first is what counts, since the machine may be shared. `CDAL_BENCH_ROUNDS` says how many turns.
 
 use std::{
+    ffi::OsString,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -34,6 +37,8 @@ struct How {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Network {
     Generator,
+    /// The same network, loss and optimizer elsewhere.
+    GeneratorInTorch,
     /// With or without the exact penalty.
     Discriminator {
         is_penalised: bool,
@@ -41,9 +46,10 @@ enum Network {
 }
 
 /// All ways of running; `CDAL_BENCH_WAYS` chooses some by their numbers, the first of which is what they are measured by.
-const WAYS: [How; 11] = [
+const WAYS: [How; 12] = [
     generator(true, 1, 2, 16),
     generator(false, 1, 2, 16),
+    How { network: Network::GeneratorInTorch, ..generator(false, 1, 2, 16) },
     generator(false, 1, 1, 16),
     generator(false, 2, 1, 16),
     generator(true, 1, 2, 4),
@@ -76,6 +82,7 @@ fn main() {
     let runtime = Arc::new(Runtime::load(Purpose::Training, None).expect("run `make runtime`"));
     let mut ways: Vec<Way> = (0..WAYS.len())
         .filter(|way| chosen.is_empty() || chosen.contains(way))
+        .filter(|&way| WAYS[way].network != Network::GeneratorInTorch || torch().is_some())
         .map(|way| Way::load(&runtime, &artifacts[usize::from(WAYS[way].is_standard)], WAYS[way]))
         .collect();
     for round in 0..=rounds {
@@ -93,7 +100,12 @@ fn main() {
     let mut standard = 0.0;
     for way in &mut ways {
         let How { network, is_standard, sessions, threads, batch } = way.how;
-        let (rate, operators) = (way.median(), if is_standard { "standard" } else { "cdal" });
+        let rate = way.median();
+        let operators = match network {
+            Network::GeneratorInTorch => "eager",
+            _ if is_standard => "standard",
+            _ => "cdal",
+        };
         if is_standard {
             standard = rate;
         }
@@ -112,7 +124,11 @@ struct Way {
 
 impl Way {
     fn load(runtime: &Arc<Runtime>, artifacts: &Path, how: How) -> Self {
-        let learners = (0..how.sessions).map(|_| Learner::start(runtime, artifacts, how)).collect();
+        let learner = |_| match how.network {
+            Network::GeneratorInTorch => Learner::torch(how),
+            _ => Learner::start(runtime, artifacts, how),
+        };
+        let learners = (0..how.sessions).map(learner).collect();
         Self { how, learners, rates: Vec::new() }
     }
 
@@ -145,8 +161,8 @@ impl Learner {
         let (go, turns) = channel();
         let (finished, done) = channel();
         let artifacts = match how.network {
-            Network::Generator => artifacts.to_owned(),
             Network::Discriminator { .. } => artifacts.join("discriminator"),
+            _ => artifacts.to_owned(),
         };
         let runtime = Arc::clone(runtime);
         thread::spawn(move || {
@@ -165,6 +181,39 @@ impl Learner {
         });
         Self { go, done }
     }
+
+    /// A process that takes a step for each line that it is sent.
+    fn torch(how: How) -> Self {
+        let (go, turns) = channel::<()>();
+        let (finished, done) = channel();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut process = Command::new(torch().expect("asked for"))
+            .arg(root.join("benches/training_torch.py"))
+            .arg(root.join("configs/hippocampus.parameters.json"))
+            .args([how.batch, how.threads].map(|number| number.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("CDAL_BENCH_TORCH starts");
+        let mut stdin = process.stdin.take().expect("piped");
+        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        lines.next().expect("CDAL_BENCH_TORCH has PyTorch").expect("a line");
+        thread::spawn(move || {
+            for () in turns {
+                stdin.write_all(b"\n").expect("it reads");
+                lines.next().expect("a step runs").expect("a line");
+                if finished.send(()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { go, done }
+    }
+}
+
+/// An interpreter that has PyTorch.
+fn torch() -> Option<OsString> {
+    std::env::var_os("CDAL_BENCH_TORCH")
 }
 
 const PENALISED: Network = Network::Discriminator { is_penalised: true };

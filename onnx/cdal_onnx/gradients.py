@@ -11,7 +11,7 @@ import json
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from .fused import DOMAIN, _attribute, _constant, _function, functions
 
@@ -34,10 +34,12 @@ for _side in ("1x1", "3x3"):
     GRADIENTS |= {
         f"Conv{_side}": (f"Conv{_side}Grad", ["GO(0)", "I(0)", "I(1)"], ["GI(0)", "GI(1)", "GI(2)"]),
         f"Conv{_side}Linear": (f"Conv{_side}LinearGrad", ["GO(0)", "I(0)", "I(1)"], ["GI(0)", "GI(1)"]),
+        f"Conv{_side}Mean": (f"Conv{_side}MeanGrad", ["GO(0)", "I(0)", "I(1)"], ["GI(0)", "GI(1)", "GI(2)", "GI(3)"]),
         f"Conv{_side}InputGrad": (f"Conv{_side}InputGradGrad", ["GO(0)", "I(0)", "I(1)"], ["GI(0)", "GI(1)"]),
     }
     PARTS |= {
         f"Conv{_side}Grad": [(f"Conv{_side}InputGrad", [0, 2], [0]), (f"Conv{_side}WeightGrad", [0, 1], [1, 2])],
+        f"Conv{_side}MeanGrad": [(f"Conv{_side}InputGrad", [0, 2], [0]), (f"Conv{_side}WeightGrad", [0, 1], [1, 2])],
         f"Conv{_side}LinearGrad": [(f"Conv{_side}InputGrad", [0, 2], [0]), (f"Conv{_side}WeightGrad", [0, 1], [1, 2])],
         f"Conv{_side}InputGradGrad": [(f"Conv{_side}Linear", [0, 2], [0]), (f"Conv{_side}WeightGrad", [1, 0], [1, 2])],
     }
@@ -91,11 +93,18 @@ def complete(model: onnx.ModelProto) -> None:
 
 def _parts(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Those of which an output is asked for."""
-    found = []
+    found, given = [], list(node.input)
+    if node.op_type.endswith("MeanGrad"):
+        # The gradient by the residual is what all the others are made of.
+        name = f"{node.name}/scaled"
+        given[0] = node.output[3] if len(node.output) > 3 and node.output[3] else name
+        factor = numpy_helper.from_array(np.float32(np.sqrt(0.5)), f"{name}/factor")
+        found = [helper.make_node("Constant", [], [f"{name}/half_power"], value=factor, name=f"{name}/half_power"),
+                 helper.make_node("Mul", [node.input[0], f"{name}/half_power"], [given[0]], name=name)]
     for kind, inputs, outputs in PARTS[node.op_type]:
-        given = [node.output[index] if index < len(node.output) else "" for index in outputs]
-        if any(given):
-            found.append(helper.make_node(kind, [node.input[index] for index in inputs], given, name=f"{node.name}/{kind}",
+        wanted = [node.output[index] if index < len(node.output) else "" for index in outputs]
+        if any(wanted):
+            found.append(helper.make_node(kind, [given[index] for index in inputs], wanted, name=f"{node.name}/{kind}",
                                           domain=DOMAIN))
     return found
 
@@ -117,6 +126,7 @@ def all_functions(opset: int) -> list[onnx.FunctionProto]:
         *(_by_input(side, opset) for side in (1, 3)),
         *(_by_weight(side, opset) for side in (1, 3)),
         *(_gradient(side, opset, bias) for side in (1, 3) for bias in (True, False)),
+        *(_gradient_of_mean(side, opset) for side in (1, 3)),
         *(_gradient_of_input_gradient(side, opset) for side in (1, 3)),
         _group_norm("GroupNormGrad", opset),
         _group_norm("GroupNormSiLUGrad", opset, silu=True),
@@ -140,16 +150,16 @@ def _by_input(side: int, opset: int) -> onnx.FunctionProto:
                      f"Gradient [N, C, H, W] of Conv{side}x{side} by its input, from dY [N, K, H, W].", ("dX",))
 
 
-def _weight_nodes(side: int) -> list[onnx.NodeProto]:
-    """dW and dB of dY and X: a product of matrices (outputs x pixels, pixels x inputs) for each tap of the filters."""
+def _weight_nodes(side: int, dy: str = "dY") -> list[onnx.NodeProto]:
+    """dW and dB of dy and X: a product of matrices (outputs x pixels, pixels x inputs) for each tap of the filters."""
     node, edge = helper.make_node, side // 2
     nodes = [
         _constant("pads", np.array([0, 0, edge, edge, 0, 0, edge, edge])),
         _constant("flat", np.array([0, -1])), _constant("last", np.array([2])), _constant("within", np.array([2, 3])),
         _constant("shape", np.array([0, 0, side, side])), _constant("but_channels", np.array([0, 2, 3])),
-        node("Transpose", ["dY"], ["outputs"], perm=[1, 0, 2, 3]),
+        node("Transpose", [dy], ["outputs"], perm=[1, 0, 2, 3]),
         node("Reshape", ["outputs", "flat"], ["rows"]),
-        node("Shape", ["dY"], ["size"], start=2, end=4),
+        node("Shape", [dy], ["size"], start=2, end=4),
         node("Pad", ["X", "pads"], ["padded"]),
         node("Transpose", ["padded"], ["inputs"], perm=[1, 0, 2, 3]),
     ]
@@ -166,7 +176,7 @@ def _weight_nodes(side: int) -> list[onnx.NodeProto]:
         ]
         taps.append(f"tap{tap}")
     nodes += [node("Concat", taps, ["taps"], axis=2), node("Reshape", ["taps", "shape"], ["dW"]),
-              node("ReduceSum", ["dY", "but_channels"], ["dB"], keepdims=0)]
+              node("ReduceSum", [dy, "but_channels"], ["dB"], keepdims=0)]
     return nodes
 
 
@@ -181,6 +191,13 @@ def _gradient(side: int, opset: int, bias: bool) -> onnx.FunctionProto:
     nodes = [_transposed(side, "dY", "W", "dX"), *_weight_nodes(side)]
     return _function(f"{name}Grad", ["dY", "X", "W"], nodes, [], opset, f"Gradients of {name} by all of its inputs.",
                      ("dX", "dW", "dB") if bias else ("dX", "dW"))
+
+
+def _gradient_of_mean(side: int, opset: int) -> onnx.FunctionProto:
+    nodes = [_constant("half_power", np.float32(np.sqrt(0.5))), helper.make_node("Mul", ["dY", "half_power"], ["dR"]),
+             _transposed(side, "dR", "W", "dX"), *_weight_nodes(side, "dR")]
+    return _function(f"Conv{side}x{side}MeanGrad", ["dY", "X", "W"], nodes, [], opset,
+                     f"Gradients of Conv{side}x{side}Mean by all of its inputs.", ("dX", "dW", "dB", "dR"))
 
 
 def _gradient_of_input_gradient(side: int, opset: int) -> onnx.FunctionProto:

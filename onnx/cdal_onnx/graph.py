@@ -303,6 +303,20 @@ class Fused:
                     channels=x.channels)
         return Map(y, x.channels, x.size * 2)
 
+    def mean(self, a: Map, b: Map) -> Map:
+        """What one of them convolves is added to the other where it is written, if nobody else reads it."""
+        for other, convolved in ((a, b), (b, a)):
+            index = next((index for index, node in enumerate(self.nodes) if convolved.name in node.output), None)
+            is_read = any(convolved.name in node.input for node in self.nodes)
+            if index is not None and f"{self.nodes[index].op_type}Mean" in fused.CONVOLUTIONS and not is_read:
+                convolution = self.nodes.pop(index)  # which may stand before the other
+                y = self.op(f"{convolution.op_type}Mean", *convolution.input, other.name, domain=fused.DOMAIN)
+                return Map(y, a.channels, a.size)
+        return self.unfused_mean(a, b)
+
+    def unfused_mean(self, a: Map, b: Map) -> Map:
+        return super().mean(a, b)
+
     def operators(self) -> set[str]:
         return {node.op_type for node in self.nodes if node.domain == fused.DOMAIN}
 
@@ -332,15 +346,8 @@ class FusedGraph(Fused, InferenceGraph):
             node.input.append(self.constant(np.zeros(channels, np.float32)))
         del node.attribute[:]
 
-    def mean(self, a: Map, b: Map) -> Map:
-        """What `b` convolves is added to `a` where it is written, if nobody else reads it."""
-        of_b = next((index for index, node in enumerate(self.nodes) if b.name in node.output), None)
-        is_read = any(b.name in node.input for node in self.nodes)
-        if of_b is None or f"{self.nodes[of_b].op_type}Mean" not in fused.CONVOLUTIONS or is_read:
-            return Map(self.op("ResidualMean", a.name, b.name, domain=fused.DOMAIN), a.channels, a.size)
-        convolution = self.nodes.pop(of_b)  # which may stand before `a`
-        y = self.op(f"{convolution.op_type}Mean", *convolution.input, a.name, domain=fused.DOMAIN)
-        return Map(y, a.channels, a.size)
+    def unfused_mean(self, a: Map, b: Map) -> Map:
+        return Map(self.op("ResidualMean", a.name, b.name, domain=fused.DOMAIN), a.channels, a.size)
 
     def functions(self) -> list[onnx.FunctionProto]:
         used = self.operators()
