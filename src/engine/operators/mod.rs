@@ -127,16 +127,16 @@ impl Size {
 }
 
 /// A slice that threads write to in parts of their own.
-struct Parts {
-    start: *mut f32,
+struct Parts<T = f32> {
+    start: *mut T,
     length: usize,
 }
 
 // SAFETY: only disjoint parts are handed out, as `part` asks of its callers.
-unsafe impl Sync for Parts {}
+unsafe impl<T: Send> Sync for Parts<T> {}
 
-impl Parts {
-    fn new(values: &mut [f32]) -> Self {
+impl<T> Parts<T> {
+    fn new(values: &mut [T]) -> Self {
         Self { start: values.as_mut_ptr(), length: values.len() }
     }
 
@@ -145,7 +145,7 @@ impl Parts {
     /// # Safety
     /// No two calls with the same index may have their results alive together, nor calls of different `size`.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, index: usize, size: usize) -> &mut [f32] {
+    unsafe fn part(&self, index: usize, size: usize) -> &mut [T] {
         // SAFETY: disjoint from other parts as the caller promises.
         unsafe { self.range(index * size, size) }
     }
@@ -155,7 +155,7 @@ impl Parts {
     /// # Safety
     /// No two results that overlap may be alive together.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn range(&self, start: usize, count: usize) -> &mut [f32] {
+    unsafe fn range(&self, start: usize, count: usize) -> &mut [T] {
         assert!(start + count <= self.length, "a part lies within the output");
         // SAFETY: within the slice, and disjoint from others as the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), count) }

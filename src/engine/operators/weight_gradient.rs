@@ -84,9 +84,9 @@ pub(super) trait Correlation: fmt::Debug + Send + Sync + 'static {
 /// Some channels of feature maps.
 #[derive(Debug, Clone)]
 pub(super) struct Channels<'a> {
-    /// [N, channels, H, W].
+    /// [N, all, H, W].
     pub maps: &'a [f32],
-    pub channels: usize,
+    pub all: usize,
     pub chosen: Range<usize>,
     pub size: Size,
 }
@@ -96,7 +96,7 @@ impl Channels<'_> {
     #[inline(always)]
     pub fn pixels<L: Lanes>(&self, image: usize, first: usize, count: usize) -> [L; LANES] {
         let plane = self.size.height * self.size.width;
-        let start = (image * self.channels + self.chosen.start) * plane + first;
+        let start = (image * self.all + self.chosen.start) * plane + first;
         let maps = &self.maps[start..];
         let mut rows = [L::splat(0.0); LANES];
         // Told apart, since the compiler keeps what it unrolls in registers.
@@ -225,7 +225,7 @@ impl<C: Correlation> Work for Summing<'_, C> {
             let mut terms = 0;
             for (index, channel) in (0..plan.inputs).step_by(LANES).enumerate() {
                 let chosen = channel..plan.inputs.min(channel + LANES);
-                let x = Channels { maps: pair.x, channels: plan.inputs, chosen, size };
+                let x = Channels { maps: pair.x, all: plan.inputs, chosen, size };
                 let start = index / GROUPS * plan.terms * GROUPS + index % GROUPS;
                 let lines = &mut inputs[start..];
                 let mut to = Layout { lines, place: inputs_apart, term: GROUPS };
@@ -234,7 +234,7 @@ impl<C: Correlation> Work for Summing<'_, C> {
             }
             for (index, channel) in (first..last).step_by(LANES).enumerate() {
                 let chosen = channel..last.min(channel + LANES);
-                let dy = Channels { maps: pair.dy, channels: plan.outputs, chosen, size };
+                let dy = Channels { maps: pair.dy, all: plan.outputs, chosen, size };
                 let lines = &mut outputs[index * plan.terms..];
                 let mut to = Layout { lines, place: outputs_apart, term: 1 };
                 // SAFETY: as the caller promises.
@@ -430,13 +430,13 @@ impl<C: Correlation> Kernel for WeightGradientKernel<C> {
         let plan = &Plan::new::<C>(inputs, outputs, Size { batch, height, width });
         let tasks = plan.shares() * plan.parts;
         let mut sums = self.scratch.shared(tasks * plan.sums() * LANES);
-        let parts_of_sums = Parts::new(super::product::flat_mut(&mut sums));
+        let parts_of_sums = Parts::new(&mut sums[..]);
         self.scratch.reserve(plan.scratch() + C::BAND);
         par_for(context, tasks, |task| {
             let mut scratch = self.scratch.take();
             // SAFETY: one call a task.
-            let sums = unsafe { parts_of_sums.part(task, plan.sums() * LANES) };
-            self.sum(plan, Pair { x, dy }, task, lines(sums), &mut scratch);
+            let sums = unsafe { parts_of_sums.part(task, plan.sums()) };
+            self.sum(plan, Pair { x, dy }, task, sums, &mut scratch);
         })?;
 
         let (has_filters, has_bias) = (!by_filters.is_empty(), !by_bias.is_empty());
@@ -475,13 +475,6 @@ impl<C: Correlation> WeightGradientKernel<C> {
         // SAFETY: the machine was found to be this one.
         unsafe { self.machine.run(work) };
     }
-}
-
-/// The lines that numbers were taken from.
-fn lines(numbers: &mut [f32]) -> &mut [Line] {
-    assert!(numbers.as_ptr().cast::<Line>().is_aligned() && numbers.len().is_multiple_of(LANES));
-    // SAFETY: a line is sixteen numbers and nothing else, aligned as was just seen.
-    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len() / LANES) }
 }
 
 #[cfg(test)]
