@@ -206,6 +206,8 @@ impl Learner {
                     break;
                 }
             }
+            drop(stdin);
+            let _ = process.wait();
         });
         Self { go, done }
     }
