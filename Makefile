@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build deb demo test soak fleet-soak queue fuzz overhead peers python runtime train-phantom lock clean
+.PHONY: build deb demo test soak fleet-soak queue fuzz overhead dimse peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
@@ -61,6 +61,10 @@ overhead: build
 	$(OVERHEAD) --cases 200 --json target/overhead/latency.json --html target/overhead/latency.html
 	$(OVERHEAD) --cases 640 --associations 16 --warm-up 16 --json target/overhead/throughput.json --html target/overhead/throughput.html
 	$(OVERHEAD) --cases 2000 --associations 4 --warm-up 8 --votes 1 --json target/overhead/memory.json --html target/overhead/memory.html
+
+# What it saves to acknowledge at once whatever a DICOM peer sends: 22 objects by storescu, and to storescp.
+dimse: peers
+	cargo bench --locked --bench dimse
 
 # The programs that the tests talk to: dcmtk, dicom3tools, gdcm, socat.
 peers:

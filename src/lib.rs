@@ -28,3 +28,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod train;
 pub mod truth;
+pub mod upper_layer;

@@ -8,8 +8,9 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use cdal::bundle::Manifest;
+use cdal::codec::pdu::{self, Pdu};
 use cdal::codec::serial::{Frame, Kind, Offer};
-use cdal::codec::{self, commitment, dimse::Command};
+use cdal::codec::{self, commitment, dimse::Command, stow};
 use cdal::config;
 use cdal::domain::Uid;
 use cdal::ingest::serial::Receiver;
@@ -31,11 +32,16 @@ pub fn dicom(bytes: &[u8]) {
 
 /// What comes over an association: PDUs, commands, and the data sets of storage commitment.
 pub fn dimse(bytes: &[u8]) {
-    let _ = dicom_ul::pdu::read_pdu(bytes, 16 << 10, true);
+    if let (Some((kind, _)), Some(body)) = (pdu::header(bytes), bytes.get(pdu::HEADER_BYTES..))
+        && let Ok(read) = Pdu::parse(kind, body.to_vec())
+    {
+        let _ = read.encode();
+    }
     match Command::parse(bytes) {
         Ok(Command::Other | Command::Failure { .. }) | Err(_) => {}
         Ok(command) => assert_eq!(Command::parse(&command.encode()), Ok(command)),
     }
+    let _ = stow::failures(bytes); // of the answer that STOW-RS has for a C-STORE response
     for syntax in [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN] {
         let _ = commitment::Request::parse(bytes.to_vec(), syntax);
         if let Ok(report) = commitment::Report::parse(bytes.to_vec(), syntax) {

@@ -114,8 +114,6 @@ pub enum Command {
 pub enum DimseError {
     #[error("command set ends inside element (0000,{0:04X})")]
     Truncated(u16),
-    #[error("command set holds an element of group {0:04X}; only group 0000 is allowed")]
-    ForeignGroup(u16),
     #[error("command set lacks element (0000,{0:04X}) or gives it the wrong length")]
     Missing(u16),
 }
@@ -313,13 +311,13 @@ impl<'a> Elements<'a> {
         while let Some((header, rest)) = bytes.split_first_chunk::<8>() {
             let [g0, g1, e0, e1, l0, l1, l2, l3] = *header;
             let (group, element) = (u16::from_le_bytes([g0, g1]), u16::from_le_bytes([e0, e1]));
-            if group != 0 {
-                return Err(DimseError::ForeignGroup(group));
-            }
             let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
             let (value, rest) =
                 rest.split_at_checked(length).ok_or(DimseError::Truncated(element))?;
-            elements.push((element, value));
+            // Others have no place in a command (PS3.7 section 6.3.1) and no meaning, but some peers put them there.
+            if group == 0 {
+                elements.push((element, value));
+            }
             bytes = rest;
         }
         if bytes.is_empty() { Ok(Self(elements)) } else { Err(DimseError::Truncated(0)) }

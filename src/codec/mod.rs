@@ -14,6 +14,7 @@ pub mod mask_png;
 pub mod nifti;
 pub mod overlay;
 pub mod part10;
+pub mod pdu;
 mod raster;
 pub mod seg;
 pub mod serial;

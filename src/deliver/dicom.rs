@@ -7,7 +7,6 @@ use std::time::Duration;
 use dicom_dictionary_std::uids;
 use dicom_object::FileDicomObject;
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
-use dicom_ul::pdu::PresentationContextNegotiated;
 use tokio::time::timeout;
 
 use super::association::{Association, Failure, NO_CONTEXT};
@@ -151,18 +150,16 @@ impl Open {
         let is_native = syntaxes.iter().all(|syntax| native.contains(syntax));
         let offered = with(&CLASSES, classes);
         let syntaxes = if is_native { with(&native, syntaxes) } else { with(&[], syntaxes) };
-        let mut options = Association::options(config);
         // One context for each transfer syntax, so that the peer says which of them it takes.
-        for class in &offered {
-            for syntax in &syntaxes {
-                options = options.with_presentation_context(class.clone(), vec![syntax.clone()]);
-            }
-        }
+        let mut contexts: Vec<_> = offered
+            .iter()
+            .flat_map(|class| syntaxes.iter().map(|syntax| (class.clone(), vec![syntax.clone()])))
+            .collect();
         if config.commitment.is_some() {
-            let class = PUSH_MODEL.sop_class_uid.as_str();
-            options = options.with_presentation_context(class, native.to_vec());
+            let class = PUSH_MODEL.sop_class_uid.to_string();
+            contexts.push((class, native.map(str::to_owned).to_vec()));
         }
-        let association = Association::establish(options, config).await?;
+        let association = Association::establish(config, contexts, Vec::new()).await?;
         Ok(Self { association, offered })
     }
 
@@ -210,23 +207,16 @@ impl Open {
     ) -> Result<u16, Failure> {
         let never = |reason: &str| Failure::Answered(Outcome::Never(reason.to_owned()));
         let stored = object.transfer_syntax.as_str();
-        let syntax_of = |context: &PresentationContextNegotiated| {
-            context.transfer_syntax.trim_end_matches('\0').to_owned()
-        };
-        let contexts: Vec<_> = self
-            .association
-            .contexts()
-            .iter()
-            .filter(|context| {
-                context.abstract_syntax.trim_end_matches('\0') == object.sop_class_uid.as_str()
-            })
+        let contexts = self.association.contexts().iter();
+        let contexts: Vec<_> = contexts
+            .filter(|context| context.abstract_syntax == object.sop_class_uid.as_str())
             .collect();
         let context = contexts
             .iter()
-            .find(|context| syntax_of(context) == stored)
+            .find(|context| context.transfer_syntax == stored)
             .or_else(|| contexts.first())
             .ok_or_else(|| never(NO_CONTEXT))?;
-        let (id, syntax) = (context.id, syntax_of(context));
+        let (id, syntax) = (context.id, context.transfer_syntax.clone());
         let transcoded;
         let dataset = if syntax == stored {
             dataset
@@ -251,10 +241,9 @@ impl Open {
 /// # Errors
 /// Why not, in words.
 pub async fn echo(config: &DicomConfig) -> Result<(), String> {
-    let options = Association::options(config)
-        .with_presentation_context(VERIFICATION, vec![IMPLICIT_VR_LITTLE_ENDIAN]);
+    let contexts = vec![(VERIFICATION.to_owned(), vec![IMPLICIT_VR_LITTLE_ENDIAN.to_owned()])];
     let ask = async {
-        let mut association = Association::establish(options, config).await?;
+        let mut association = Association::establish(config, contexts, Vec::new()).await?;
         let context = association.contexts().first().map_or(1, |context| context.id);
         let request = |message_id| Command::EchoRequest { message_id };
         let answered = association.ask(context, request, None, config.timeout).await;

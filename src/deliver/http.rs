@@ -1,6 +1,6 @@
 //! One request to an HTTP server, on a connection of its own.
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, Uri, header};
@@ -18,7 +18,7 @@ use crate::tls;
 /// Roots that the system trusts, where Debian and its kin keep them.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Of an answer, at most this much is read.
+/// Of an answer, at most this much is read. What says more about one object is no answer to it: its status counts alone.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// What is posted.
@@ -93,8 +93,11 @@ async fn exchange(
     let answer = async {
         let answer = sender.send_request(request).await.map_err(lost)?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-        Ok((status, body.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes()))
+        match Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await {
+            Ok(body) => Ok((status, body.to_bytes())),
+            Err(error) if error.is::<LengthLimitError>() => Ok((status, Bytes::new())),
+            Err(error) => Err(format!("the answer broke off: {error}")),
+        }
     }
     .await;
     connection.abort();
@@ -106,6 +109,10 @@ pub(super) fn judge(status: StatusCode) -> Outcome {
     let reason = || format!("HTTP status {status}");
     match status.as_u16() {
         200..=299 => Outcome::Sent,
+        300..=399 => Outcome::Unreachable(format!(
+            "{}: the server names another address; set url to it",
+            reason()
+        )),
         400 | 409 | 411..=415 | 422 => Outcome::Never(reason()),
         // Put right on either side, in the configuration or by waiting; the object is as good as before.
         401 | 403 | 404 | 405 | 407 => {

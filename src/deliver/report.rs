@@ -17,6 +17,7 @@ use super::worker::{SPOOL_PAUSE, blocking};
 use super::{DicomConfig, Mode, Outcome, backoff};
 use crate::codec::commitment::{PUSH_MODEL, Report};
 use crate::codec::dimse::{Command, status};
+use crate::codec::pdu::Role;
 use crate::domain::{Fault, SopReference, duration};
 use crate::spool::{Commitment, Held, Next, Spool, SpoolError};
 use crate::telemetry::audit;
@@ -208,12 +209,11 @@ impl Reporter {
 
     async fn tell(&self, report: &Report) -> Result<(), Outcome> {
         let class = PUSH_MODEL.sop_class_uid.as_str();
-        let syntaxes = vec![uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN];
+        let syntaxes = [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN];
+        let contexts = vec![(class.to_owned(), syntaxes.map(str::to_owned).to_vec())];
         // Who opens an association is its SCU, if it does not say otherwise.
-        let options = Association::options(&self.peer)
-            .with_presentation_context(class, syntaxes)
-            .with_role_selection(class, false, true);
-        let mut association = Association::establish(options, &self.peer).await?;
+        let roles = vec![Role { sop_class: class.to_owned(), scu: false, scp: true }];
+        let mut association = Association::establish(&self.peer, contexts, roles).await?;
         let told = match association.context_of(class) {
             Some((context, syntax)) => {
                 let data = report.encode(&syntax).map_err(|e| Outcome::Later(e.to_string()))?;

@@ -2,14 +2,18 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// A valid DICOM unique identifier (PS3.5 section 9.1): at most 64 characters, digits in dotted components
-/// without leading zeros. Safe as a file name, which is why outside text becomes one before it meets a path.
+/// A DICOM unique identifier: up to 64 digits and dots, the first one a digit.
+///
+/// Stricter rules stand in PS3.5 section 9.1: no component is empty or begins with a zero. Objects that break them have
+/// been in archives for decades and are passed on by every PACS, so a UID is taken as it stands and compared as it
+/// stands: `1.02` and `1.2` are two. What it is made of makes it safe as a file name, which is why outside text
+/// becomes one before it meets a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Uid(String);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not a valid DICOM UID ({length} characters; at most 64, digits and dots, no empty component or leading zero)"
+    "not a DICOM UID ({length} characters; 1 to 64 digits and dots are allowed, the first a digit)"
 )]
 pub struct UidError {
     length: usize,
@@ -17,15 +21,12 @@ pub struct UidError {
 
 impl Uid {
     /// # Errors
-    /// If `text`, less trailing NUL or space padding, is not a UID.
+    /// If `text`, less NUL or space padding, is not a UID.
     pub fn parse(text: &str) -> Result<Self, UidError> {
-        let text = text.trim_end_matches(['\0', ' ']);
-        let component = |c: &str| {
-            !c.is_empty()
-                && c.bytes().all(|b| b.is_ascii_digit())
-                && (c == "0" || !c.starts_with('0'))
-        };
-        if text.len() <= 64 && text.contains('.') && text.split('.').all(component) {
+        let text = text.trim_matches(['\0', ' ']);
+        let begins_with_digit = text.bytes().next().is_some_and(|byte| byte.is_ascii_digit());
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        if begins_with_digit && is_plain && text.len() <= 64 {
             Ok(Self(text.to_owned()))
         } else {
             Err(UidError { length: text.len() })
@@ -73,12 +74,19 @@ mod tests {
 
     #[test]
     fn outside_text_is_refused_before_it_can_reach_a_path() {
-        for bad in
-            ["", "1", "../1.2", "1..2", "1.02", "1.2/3", "1.2.a", &format!("1.{}", "2".repeat(64))]
-        {
+        let long = format!("1.{}", "2".repeat(64));
+        for bad in ["", ".", "..", "../1.2", ".1.2", "1.2/3", "1.2.a", "1.2\0.3", "-1", &long] {
             assert!(Uid::parse(bad).is_err(), "{bad:?}");
         }
         assert_eq!(Uid::parse("1.2.840.10008.1.1\0").unwrap().as_str(), "1.2.840.10008.1.1");
+    }
+
+    #[test]
+    fn what_archives_hold_is_taken_as_it_stands() {
+        for odd in ["1.3.6.1.4.1.9590.100.1.2.008.00", "1.02", "1..2", "1.2.", "1"] {
+            assert_eq!(Uid::parse(odd).unwrap().as_str(), odd);
+        }
+        assert_ne!(Uid::parse("1.02"), Uid::parse("1.2"));
     }
 
     #[test]

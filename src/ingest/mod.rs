@@ -26,7 +26,7 @@ pub use folder_sink::{FolderSink, Landed, Unkept, Via};
 pub use identify::Examined;
 pub use intake::{Accepted, Intake};
 pub use reading::Reading;
-pub use sink::{Declined, Hold, Received, Refusal, Sink};
+pub use sink::{Declined, Hold, Received, Refusal, Sink, Source};
 pub use spool_sink::SpoolSink;
 
 /// Section `[ingest]`.

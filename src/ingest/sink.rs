@@ -1,6 +1,9 @@
+use std::net::IpAddr;
+
 use crate::codec::CodecError;
 use crate::codec::commitment::{Report, Request};
 use crate::codec::dimse::status;
+use crate::codec::pdu::AeTitle;
 use crate::domain::Uid;
 use crate::durable::{DurableError, Incoming, Synced};
 use crate::spool::SpoolError;
@@ -87,6 +90,15 @@ impl Declined {
     }
 }
 
+/// Who opened an association. AE titles are no patient's and may be logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Unique within a run of the process.
+    pub association: u64,
+    pub address: IpAddr,
+    pub calling: AeTitle,
+}
+
 /// Keeps a series from being taken for idle.
 pub type Hold = Box<dyn Send + Sync>;
 
@@ -96,6 +108,9 @@ pub trait Sink: Send + Sync + 'static {
     fn admits(&self) -> bool {
         true
     }
+
+    /// An association was accepted; its objects follow.
+    fn association_began(&self, _source: &Source) {}
 
     /// A temporary file on the file system where the object will stay.
     ///

@@ -1,12 +1,12 @@
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::dicom::{Completion, OnRelease};
-use super::{Declined, Hold, Received, Refusal, Sink, identify};
+use super::{Declined, Hold, Received, Refusal, Sink, Source, identify};
 use crate::codec::commitment::{Report, Request};
 use crate::domain::Uid;
 use crate::durable::{Incoming, Synced};
@@ -18,13 +18,24 @@ use crate::telemetry::{Way, audit, metrics};
 pub struct SpoolSink {
     spool: Arc<Spool>,
     completion: watch::Receiver<Completion>,
-    /// Jobs that got an object from an association that is still open.
-    touched: Mutex<HashMap<u64, HashSet<JobId>>>,
+    /// What associations that are still open have brought.
+    open: Mutex<HashMap<u64, Open>>,
+    /// Who brought the first object of each series that is not complete.
+    senders: Mutex<HashMap<JobId, Source>>,
     receiving: Arc<Receiving>,
     on_change: Arc<dyn Fn() + Send + Sync>,
     /// AE titles of those who may ask for storage commitment.
     requesters: Vec<String>,
     on_commitment: Box<dyn Fn() + Send + Sync>,
+}
+
+/// An association.
+struct Open {
+    source: Source,
+    /// Jobs that got an object.
+    jobs: HashSet<JobId>,
+    /// Jobs of which an object came that was here before.
+    resent: HashSet<JobId>,
 }
 
 /// Series of which objects are on their way: how many.
@@ -58,10 +69,10 @@ impl SpoolSink {
         completion: watch::Receiver<Completion>,
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let (touched, receiving) = Default::default();
+        let (open, senders, receiving) = Default::default();
         let (requesters, on_commitment) = (Vec::new(), Box::new(|| ()));
         let on_change = Arc::new(on_change);
-        Self { spool, completion, touched, receiving, on_change, requesters, on_commitment }
+        Self { spool, completion, open, senders, receiving, on_change, requesters, on_commitment }
     }
 
     /// Lets these AE titles ask for storage commitment. `on_commitment` is called whenever one asks or a destination
@@ -85,18 +96,59 @@ impl SpoolSink {
         let busy: Vec<Uid> = receiving.keys().cloned().collect();
         drop(receiving);
         let idle = self.completion.borrow().idle;
-        self.spool.complete_idle(idle, &busy)
+        let (ready, wait) = self.spool.complete_idle(idle, &busy)?;
+        for job in &ready {
+            self.announce(job);
+        }
+        Ok((ready.len(), wait))
     }
 
-    fn touched(&self) -> std::sync::MutexGuard<'_, HashMap<u64, HashSet<JobId>>> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn senders(&self) -> MutexGuard<'_, HashMap<JobId, Source>> {
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn complete(&self, job: &JobId) -> Result<(), SpoolError> {
         if self.spool.complete(job)? {
-            tracing::debug!(%job, "series complete");
+            self.announce(job);
         }
         Ok(())
+    }
+
+    /// Into the log: a series has arrived, and from whom if that was since the start of the process.
+    fn announce(&self, job: &JobId) {
+        let objects = self.spool.job(job).ok().flatten().map(|report| report.objects);
+        let source = self.senders().remove(job);
+        let peer = source.as_ref().map(|source| tracing::field::display(source.address));
+        let calling = source.as_ref().map(|source| tracing::field::display(&source.calling));
+        tracing::info!(%job, objects, peer, calling, "series received");
+    }
+
+    /// Notes which job an association gave an object to, and whose object was here before.
+    fn note(&self, association: u64, job: JobId, is_new: bool) {
+        let mut open = self.open();
+        let Some(Open { source, jobs, resent }) = open.get_mut(&association) else { return };
+        if !is_new {
+            resent.insert(job);
+        } else if jobs.insert(job.clone()) {
+            audit::record("accepted", json!({ "job": job.as_str(), "from": "dicom" }));
+            self.senders().entry(job).or_insert_with(|| source.clone());
+        }
+    }
+
+    /// A sender that sends a failed series again wants it computed.
+    fn run_again(&self, job: &JobId, source: &Source) {
+        let Source { address: peer, calling, .. } = source;
+        match self.spool.resent(job) {
+            Ok(true) => {
+                tracing::info!(%job, %peer, %calling, "failed series sent again; it is tried again");
+            }
+            Ok(false) => tracing::debug!(%job, %peer, %calling, "series sent again; nothing new"),
+            Err(error) => tracing::warn!(%job, %error, "failed series not tried again"),
+        }
     }
 }
 
@@ -140,17 +192,22 @@ impl Sink for SpoolSink {
                     // The object is safe; the idle time will complete the series.
                     tracing::warn!(%job, %error, "series not marked complete");
                 }
-                let id = job.to_string();
-                if self.touched().entry(received.association).or_default().insert(job) {
-                    audit::record("accepted", json!({ "job": id, "from": "dicom" }));
+                self.note(received.association, job, true);
+            }
+            Stored::Duplicate => {
+                tracing::debug!(bytes, "object was here before");
+                if let Ok(Some(job)) = self.spool.job_of(&received.sop_instance_uid) {
+                    self.note(received.association, job, false);
                 }
             }
-            Stored::Duplicate => tracing::debug!(bytes, "object was here before"),
-            Stored::Quarantined { job } => tracing::error!(
-                %job,
-                "an object came with a known SOP Instance UID and other content; both are kept and the \
-                 job is quarantined until a person decides"
-            ),
+            Stored::Quarantined { job } => {
+                tracing::error!(
+                    %job,
+                    "an object came with a known SOP Instance UID and other content; both are kept and the \
+                     job is quarantined until a person decides"
+                );
+                self.senders().remove(&job);
+            }
         }
         metrics().object(Way::Dicom);
         (self.on_change)();
@@ -178,14 +235,28 @@ impl Sink for SpoolSink {
         Ok(())
     }
 
+    fn association_began(&self, source: &Source) {
+        let (jobs, resent) = Default::default();
+        self.open().insert(source.association, Open { source: source.clone(), jobs, resent });
+    }
+
     fn association_ended(&self, association: u64, released: bool) {
-        let jobs = self.touched().remove(&association).unwrap_or_default();
+        let Some(Open { source, jobs, mut resent }) = self.open().remove(&association) else {
+            return;
+        };
         if released && self.completion.borrow().on_release == OnRelease::Complete {
             for job in &jobs {
                 if let Err(error) = self.complete(job) {
                     tracing::warn!(%job, %error, "series not marked complete");
                 }
             }
+            (self.on_change)();
+        }
+        resent.retain(|job| !jobs.contains(job));
+        for job in &resent {
+            self.run_again(job, &source);
+        }
+        if !resent.is_empty() {
             (self.on_change)();
         }
     }

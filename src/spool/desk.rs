@@ -177,16 +177,7 @@ impl Desk {
                 if !found.waits_for_a_person() {
                     return Err(jobs::cannot_become(job, found, JobState::Ready));
                 }
-                jobs::move_to(
-                    &transaction,
-                    job,
-                    JobState::Ready,
-                    Some("tried again by an operator"),
-                )?;
-                transaction.execute(
-                    "UPDATE jobs SET attempts = 0, not_before_ms = 0, ready_ms = ?2 WHERE id = ?1",
-                    params![job.as_str(), now],
-                )?;
+                jobs::run_again(&transaction, job, "tried again by an operator")?;
             }
             Item::Delivery(id) => {
                 deliveries::move_to(&transaction, *id, DeliveryState::Pending, None)?;

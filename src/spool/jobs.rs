@@ -91,8 +91,23 @@ impl Spool {
         Ok(changed > 0)
     }
 
-    /// Makes every series ready that got nothing for `idle`, but for those in `busy`. Returns how many, and in how long the next one
-    /// will be idle. A clock that was set back makes a series ready early rather than never: a late object
+    /// Makes `job` ready again if it has failed: its sender has sent the series again.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn resent(&self, job: &JobId) -> Result<bool, SpoolError> {
+        let mut database = self.database();
+        let transaction = database.transaction()?;
+        if state_of(&transaction, job)? != JobState::Failed {
+            return Ok(false);
+        }
+        run_again(&transaction, job, "sent again by its sender")?;
+        transaction.commit()?;
+        Ok(true)
+    }
+
+    /// Makes every series ready that got nothing for `idle`, but for those in `busy`. Returns their jobs, and in how long
+    /// the next one will be idle. A clock that was set back makes a series ready early rather than never: a late object
     /// opens a new revision.
     ///
     /// # Errors
@@ -101,19 +116,21 @@ impl Spool {
         &self,
         idle: Duration,
         busy: &[Uid],
-    ) -> Result<(usize, Option<Duration>), SpoolError> {
+    ) -> Result<(Vec<JobId>, Option<Duration>), SpoolError> {
         let busy: Vec<&str> = busy.iter().map(Uid::as_str).collect();
         let busy = serde_json::to_string(&busy).expect("a list of texts serialises");
         let database = self.database();
         let now = now_ms();
         let cutoff = now.saturating_sub(i64::try_from(idle.as_millis()).unwrap_or(i64::MAX));
-        let changed = database
+        let ready = database
             .prepare_cached(
                 "UPDATE jobs SET state = 'ready', ready_ms = ?1
                  WHERE state = 'received' AND (last_received_ms <= ?2 OR last_received_ms > ?1)
-                   AND series_uid NOT IN (SELECT value FROM json_each(?3))",
+                   AND series_uid NOT IN (SELECT value FROM json_each(?3))
+                 RETURNING id",
             )?
-            .execute(params![now, cutoff, busy])?;
+            .query_map(params![now, cutoff, busy], |row| JobId::from_column(row, "id"))?
+            .collect::<Result<_, _>>()?;
         let oldest: Option<i64> = database
             .prepare_cached(
                 "SELECT min(last_received_ms) FROM jobs
@@ -122,7 +139,7 @@ impl Spool {
             .query_row([&busy], |row| row.get(0))?;
         let wait = oldest
             .map(|ms| Duration::from_millis(ms.saturating_sub(cutoff).max(1).cast_unsigned()));
-        Ok((changed, wait))
+        Ok((ready, wait))
     }
 
     /// Takes the oldest ready job, if there is one.
@@ -388,6 +405,20 @@ fn supersede_failed(connection: &Connection, done: &JobId) -> Result<(), SpoolEr
 }
 
 /// The one way from state to state, along [`JobState::next`].
+/// Makes a job ready that has ended without a result, with all its attempts.
+pub(super) fn run_again(
+    connection: &Connection,
+    job: &JobId,
+    reason: &str,
+) -> Result<(), SpoolError> {
+    move_to(connection, job, JobState::Ready, Some(reason))?;
+    connection.execute(
+        "UPDATE jobs SET attempts = 0, not_before_ms = 0, ready_ms = ?2 WHERE id = ?1",
+        params![job.0, now_ms()],
+    )?;
+    Ok(())
+}
+
 pub(super) fn move_to(
     connection: &Connection,
     job: &JobId,

@@ -118,14 +118,28 @@ fn a_late_object_opens_a_new_revision_with_the_whole_series() {
 fn idle_series_become_ready_and_the_next_deadline_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(folder.path());
-    arrive(&spool, "1.1", "1.9", b"a");
+    let job = accepted(arrive(&spool, "1.1", "1.9", b"a"));
     let (ready, wait) = spool.complete_idle(Duration::from_mins(1), &[]).unwrap();
-    assert_eq!(ready, 0);
+    assert!(ready.is_empty());
     assert!(wait.unwrap() > Duration::from_secs(50) && wait.unwrap() <= Duration::from_mins(1));
     let busy = [Uid::parse("1.9").unwrap()];
-    assert_eq!(spool.complete_idle(Duration::ZERO, &busy).unwrap(), (0, None));
-    assert_eq!(spool.complete_idle(Duration::ZERO, &[]).unwrap(), (1, None));
+    assert_eq!(spool.complete_idle(Duration::ZERO, &busy).unwrap(), (Vec::new(), None));
+    assert_eq!(spool.complete_idle(Duration::ZERO, &[]).unwrap(), (vec![job], None));
     assert!(spool.claim().unwrap().is_some());
+}
+
+#[test]
+fn a_failed_job_runs_again_when_its_series_is_sent_again_and_no_other_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    let job = accepted(arrive(&spool, "1.1", "1.9", b"a"));
+    spool.complete(&job).unwrap();
+    assert!(!spool.resent(&job).unwrap(), "it is ready");
+    spool.claim().unwrap().unwrap();
+    spool.fail(&job, "bad input").unwrap();
+    assert!(spool.resent(&job).unwrap());
+    assert!(!spool.resent(&job).unwrap(), "once is enough");
+    assert_eq!(spool.claim().unwrap().unwrap().attempt, 1);
 }
 
 #[test]

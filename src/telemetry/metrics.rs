@@ -81,6 +81,45 @@ struct OfDestination {
     destination: String,
 }
 
+/// Why a DICOM association was rejected, or its connection closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejected {
+    Address,
+    CallingAeTitle,
+    CalledAeTitle,
+    /// Version, application context or PDU length.
+    Protocol,
+    TooMany,
+    LowDisk,
+}
+
+impl Rejected {
+    const ALL: [Self; 6] = [
+        Self::Address,
+        Self::CallingAeTitle,
+        Self::CalledAeTitle,
+        Self::Protocol,
+        Self::TooMany,
+        Self::LowDisk,
+    ];
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::CallingAeTitle => "calling_ae_title",
+            Self::CalledAeTitle => "called_ae_title",
+            Self::Protocol => "protocol",
+            Self::TooMany => "too_many",
+            Self::LowDisk => "low_disk",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRejection {
+    reason: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfStatus {
     status: u16,
@@ -99,6 +138,7 @@ pub struct Metrics {
     delivery_seconds: Times<OfDestination>,
     delivered_bytes: Family<OfDestination, Counter>,
     requests: Family<OfStatus, Counter>,
+    rejections: Family<OfRejection, Counter>,
 }
 
 /// The process's metrics.
@@ -120,6 +160,11 @@ impl Metrics {
         let delivery_seconds = Times::new_with_constructor(times as fn() -> Histogram);
         let (jobs, objects, deliveries) = Default::default();
         let (delivered_bytes, requests) = Default::default();
+        let rejections = Family::<OfRejection, Counter>::default();
+        for rejected in Rejected::ALL {
+            // There from the start: a rate needs the zero before the first event.
+            let _ = rejections.get_or_create(&OfRejection { reason: rejected.reason() });
+        }
         let metrics = |registry: &mut Registry| {
             let help = "Time of each stage of a case; queue and compute apart";
             registry.register_with_unit("stage", help, Unit::Seconds, Clone::clone(&stages));
@@ -133,6 +178,8 @@ impl Metrics {
             let copy = Clone::clone(&delivered_bytes);
             registry.register_with_unit("delivered", help, Unit::Bytes, copy);
             registry.register("http_requests", "HTTP answers", Clone::clone(&requests));
+            let help = "DICOM associations that were rejected";
+            registry.register("associations_rejected", help, Clone::clone(&rejections));
         };
         metrics(&mut registry);
         Self {
@@ -144,7 +191,12 @@ impl Metrics {
             delivery_seconds,
             delivered_bytes,
             requests,
+            rejections,
         }
+    }
+
+    pub fn rejected(&self, why: Rejected) {
+        self.rejections.get_or_create(&OfRejection { reason: why.reason() }).inc();
     }
 
     pub fn stage(&self, stage: Stage, time: Duration) {

@@ -14,14 +14,14 @@ use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 
-pub use metrics::{Delivered, JobOutcome, Metrics, Stage, Way, metrics};
+pub use metrics::{Delivered, JobOutcome, Metrics, Rejected, Stage, Way, metrics};
 
 /// Environment variable that overrides the level, in the syntax of `tracing` filters
 /// (`debug`, `info,cdal::deliver=trace`).
 pub const LEVEL_VARIABLE: &str = "CDAL_LOG";
 
-/// Starts logging at `level` unless the environment says otherwise. `dicom-ul` and other crates stay at
-/// errors only: their messages quote what peers sent.
+/// Starts logging at `level` unless the environment says otherwise. Other crates' messages are
+/// off: they quote what peers sent.
 ///
 /// A second call does nothing, so that tests may call it too.
 pub fn start(level: &str) {

@@ -1,5 +1,6 @@
 //! One binary for all integration tests; each file is a theme. Real sockets, real processes, real files.
 
+mod associations;
 mod bad_input;
 mod bench;
 mod codec_damage;
@@ -37,6 +38,7 @@ mod shared;
 mod spool;
 mod station;
 mod stopping;
+mod stow_answers;
 mod support;
 mod surroundings;
 mod synthetic;

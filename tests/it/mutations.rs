@@ -221,7 +221,14 @@ fn a_thousand_damaged_associations_leave_a_listener_that_serves_and_says_why() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(peak_kib(&workstation) < MEMORY_KIB, "{} KiB", peak_kib(&workstation));
     let said = std::fs::read_to_string(said).unwrap();
-    let reasons = ["broken off", "no association", "aborted by the peer", "association released"];
+    let reasons = [
+        "broken off",
+        "no association",
+        "association rejected",
+        "aborted by the peer",
+        "association released",
+        "closed without a request",
+    ];
     let reasons = said.lines().filter(|line| reasons.iter().any(|r| line.contains(r))).count();
     assert!(reasons >= 1000, "only {reasons} ends were logged with their reason");
 }

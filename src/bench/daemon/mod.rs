@@ -121,7 +121,7 @@ pub fn measure(
     };
     stand.check_model(&bare)?;
     let senders = (0..plan.associations).map(|_| Sender::new(&route, &material));
-    let mut senders: Vec<Sender<'_>> = senders.collect();
+    let mut senders = senders.collect::<Result<Vec<_>, _>>()?;
 
     tell(&format!("warming up, {} cases each", plan.warm_up));
     for _ in 0..plan.warm_up {

@@ -1,7 +1,7 @@
 //! Both ends of a daemon: scanners that send cases, and the destination that takes their masks.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,19 +10,25 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
-use dicom_ul::association::Error;
-use dicom_ul::association::client::{ClientAssociation, ClientAssociationOptions};
-use dicom_ul::pdu::{PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::bench::BenchError;
 use crate::codec::dimse::{Command, status};
+use crate::codec::pdu::Pdu;
 use crate::domain::Uid;
 use crate::durable::{Incoming, Synced};
 use crate::ingest::dicom::{CalledAeTitle, Config, Scp, Storage, serve};
 use crate::ingest::{Received, Refusal, Sink};
+use crate::upper_layer::{
+    Acknowledge, Association, Limits, Proposal, UpperLayerError, Wire, request,
+};
+
+/// Longest P-DATA-TF PDU that a sender takes. Answers are short.
+const MAX_PDU_BYTES: u32 = 32 << 10;
 
 /// Memory that looks like a disk, where there is one: the destination's own disk is not what is measured.
 const MEMORY: &str = "/dev/shm";
@@ -125,13 +131,18 @@ pub(super) struct Route {
 pub(super) struct Sender<'a> {
     route: &'a Route,
     material: &'a Material,
-    association: Option<ClientAssociation<TcpStream>>,
+    runtime: Runtime,
+    association: Option<Association>,
     message_id: u16,
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(route: &'a Route, material: &'a Material) -> Self {
-        Self { route, material, association: None, message_id: 0 }
+    /// # Errors
+    /// If the system refuses.
+    pub(super) fn new(route: &'a Route, material: &'a Material) -> Result<Self, BenchError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| fault("a sender", error))?;
+        Ok(Self { route, material, runtime, association: None, message_id: 0 })
     }
 
     /// Associates, where that has not been done.
@@ -139,7 +150,8 @@ impl<'a> Sender<'a> {
     /// # Errors
     /// If the daemon refuses.
     pub(super) fn prepare(&mut self) -> Result<(), BenchError> {
-        self.open().map(drop)
+        self.association = Some(self.open()?);
+        Ok(())
     }
 
     /// Sends a case. Returns when the last byte had left.
@@ -160,26 +172,31 @@ impl<'a> Sender<'a> {
     /// All is answered; how the association ends changes nothing.
     pub(super) fn release(&mut self) {
         if let Some(association) = self.association.take() {
-            let _ = association.release();
+            let release = async { timeout(self.route.patience, association.release()).await };
+            let _ = self.runtime.block_on(release);
         }
     }
 
-    fn open(&mut self) -> Result<&mut ClientAssociation<TcpStream>, BenchError> {
-        if self.association.is_none() {
-            let Material { sop_class, transfer_syntax, .. } = self.material;
-            let mut association = ClientAssociationOptions::new()
-                .calling_ae_title("BENCH")
-                .called_ae_title(self.route.ae_title.as_str())
-                .read_timeout(self.route.patience)
-                .write_timeout(self.route.patience)
-                .with_presentation_context(sop_class.as_str(), vec![transfer_syntax.as_str()])
-                .establish(self.route.address.as_str())
-                .map_err(|error| fault("no association", error))?;
-            let stream = association.inner_stream();
-            stream.set_nodelay(true).map_err(|error| fault("no association", error))?;
-            self.association = Some(association);
+    fn open(&mut self) -> Result<Association, BenchError> {
+        if let Some(association) = self.association.take() {
+            return Ok(association);
         }
-        Ok(self.association.as_mut().expect("it was just made"))
+        let (Material { sop_class, transfer_syntax, .. }, route) = (self.material, self.route);
+        let proposal = Proposal {
+            calling: "BENCH".to_owned(),
+            called: route.ae_title.clone(),
+            contexts: vec![(sop_class.to_string(), vec![transfer_syntax.to_string()])],
+            roles: Vec::new(),
+        };
+        let limits = Limits { max_pdu_bytes: MAX_PDU_BYTES, write_timeout: route.patience };
+        let associate = async {
+            let stream = TcpStream::connect(&route.address).await?;
+            request(Box::new(Wire::new(stream, Acknowledge::AtOnce)), limits, proposal).await
+        };
+        let associate = async { timeout(route.patience, associate).await };
+        let associated = self.runtime.block_on(associate);
+        let associated = associated.unwrap_or(Err(UpperLayerError::Timeout));
+        associated.map_err(|error| fault("no association", error))
     }
 
     fn store(&mut self, instance: &Uid, dataset: &[u8]) -> Result<Instant, BenchError> {
@@ -189,32 +206,21 @@ impl<'a> Sender<'a> {
             sop_class_uid: self.material.sop_class.clone(),
             sop_instance_uid: instance.clone(),
         };
-        let association = self.open()?;
-        let exchange = |association: &mut ClientAssociation<TcpStream>| {
-            let context = association.presentation_contexts()[0].id;
-            let room = (association.acceptor_max_pdu_length() - PDV_HEADER_SIZE) as usize & !1;
-            let command = request.encode();
-            for (value_type, bytes) in
-                [(PDataValueType::Command, command.as_slice()), (PDataValueType::Data, dataset)]
-            {
-                let mut fragments = bytes.chunks(room).peekable();
-                while let Some(fragment) = fragments.next() {
-                    let value = PDataValue {
-                        presentation_context_id: context,
-                        value_type: value_type.clone(),
-                        is_last: fragments.peek().is_none(),
-                        data: fragment.to_vec(),
-                    };
-                    association.send(&Pdu::PData { data: vec![value] })?;
-                }
-            }
-            Ok::<_, Error>((Instant::now(), association.receive()?))
+        let (mut association, patience) = (self.open()?, self.route.patience);
+        let exchange = async {
+            let context = association.contexts()[0].id;
+            association.send(context, &request.encode(), Some(dataset)).await?;
+            let last_byte = Instant::now();
+            let answer = timeout(patience, association.receive()).await;
+            Ok((last_byte, answer.unwrap_or(Err(UpperLayerError::Timeout))?))
         };
-        let (last_byte, answer) = exchange(association).map_err(|error| fault("C-STORE", error))?;
-        let Pdu::PData { data } = answer else {
+        let exchanged: Result<_, UpperLayerError> = self.runtime.block_on(exchange);
+        let (last_byte, answer) = exchanged.map_err(|error| fault("C-STORE", error))?;
+        self.association = Some(association);
+        let Pdu::Data(values) = answer else {
             return Err(fault("C-STORE", "the daemon broke the association off"));
         };
-        let answer = data.first().map(|value| Command::parse(&value.data));
+        let answer = values.first().map(|value| Command::parse(&value.data));
         match answer {
             Some(Ok(Command::StoreResponse { status: status::SUCCESS, .. })) => Ok(last_byte),
             Some(Ok(Command::StoreResponse { status, .. } | Command::Failure { status, .. })) => {
@@ -294,7 +300,7 @@ impl Receiver {
             ..Config::default()
         };
         let stop = CancellationToken::new();
-        let scp = Scp { config, tls: None };
+        let scp = Scp::new(config).expect("without TLS nothing is read");
         runtime.spawn(serve(listener, scp, shelf.clone(), stop.clone()));
         Ok(Self { address, shelf, _stop: stop.drop_guard(), _runtime: runtime })
     }

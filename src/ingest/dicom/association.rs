@@ -1,10 +1,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dicom_ul::association::server::AsyncServerAssociation;
-use dicom_ul::association::{Association, Error};
-use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, PresentationContextResultReason};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
@@ -12,9 +8,11 @@ use super::commitment::Note;
 use crate::codec::dicom::series_in;
 use crate::codec::dimse::{Command, MAX_COMMAND_BYTES, status};
 use crate::codec::part10;
+use crate::codec::pdu::{Part, Pdu, Value};
 use crate::domain::Uid;
 use crate::durable::{Incoming, failpoint};
-use crate::ingest::{Hold, Received, Refusal, Sink};
+use crate::ingest::{Hold, Received, Refusal, Sink, Source};
+use crate::upper_layer::{Association, UpperLayerError};
 
 /// Of one object, at most this much is held in memory.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -22,12 +20,14 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// At a shutdown, how long an idle association may take to end by itself.
 const RELEASE_GRACE: Duration = Duration::from_millis(500);
 
+const NO_UID: &str = "AffectedSOPClassUID or AffectedSOPInstanceUID of the command is no UID";
+
 /// One association, from its acceptance to its end.
-pub(super) struct Session<'a, S> {
-    association: AsyncServerAssociation<S>,
+pub(super) struct Session<'a> {
+    association: Association,
     config: &'a Config,
     sink: Arc<dyn Sink>,
-    number: u64,
+    source: Source,
     message: Message,
 }
 
@@ -71,16 +71,19 @@ enum End {
     Aborted,
     /// This side breaks it off.
     Abort(&'static str),
+    /// The connection, or what came over it, is at fault.
+    Failed(UpperLayerError),
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
+impl<'a> Session<'a> {
     pub(super) fn new(
-        association: AsyncServerAssociation<S>,
+        association: Association,
         config: &'a Config,
         sink: Arc<dyn Sink>,
-        number: u64,
+        source: Source,
     ) -> Self {
-        Self { association, config, sink, number, message: Message::Command(Vec::new()) }
+        sink.association_began(&source);
+        Self { association, config, sink, source, message: Message::Command(Vec::new()) }
     }
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
@@ -89,22 +92,28 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
                 break end;
             }
         };
-        let association = self.number;
+        let Source { association, address: peer, calling } = &self.source;
         let released = matches!(end, End::Released);
         let mut closing = None;
         match end {
             End::Released => {
-                let _ = self.association.send(&Pdu::ReleaseRP).await;
+                let _ = self.association.answer_release().await;
                 closing = Some(self.association);
                 tracing::debug!(association, "association released");
             }
-            End::Aborted => tracing::warn!(association, "association aborted by the peer"),
+            End::Aborted => {
+                tracing::warn!(association, %peer, %calling, "association aborted by the peer");
+            }
             End::Abort(reason) => {
-                tracing::warn!(association, reason, "association broken off");
-                let _ = self.association.abort().await;
+                tracing::warn!(association, %peer, %calling, reason, "association broken off");
+                self.association.abort().await;
+            }
+            End::Failed(error) => {
+                tracing::warn!(association, %peer, %calling, reason = %error, "association broken off");
+                self.association.abort_for(&error).await;
             }
         }
-        let sink = self.sink;
+        let (sink, association) = (self.sink, *association);
         let _ = tokio::task::spawn_blocking(move || sink.association_ended(association, released))
             .await;
         // The peer closes the connection: who closes first may cut off the answer that is on its way.
@@ -125,32 +134,32 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
         };
         match pdu {
             Err(_) => Err(End::Abort("the peer was silent for too long")),
-            Ok(Ok(Pdu::PData { data })) => {
-                for value in data {
+            Ok(Ok(Pdu::Data(values))) => {
+                for value in values {
                     self.take(value).await?;
                 }
                 Ok(())
             }
-            Ok(Ok(Pdu::ReleaseRQ)) => Err(End::Released),
-            Ok(Ok(Pdu::AbortRQ { .. }) | Err(Error::ConnectionClosed { .. })) => Err(End::Aborted),
-            Ok(Ok(_)) => Err(End::Abort("unexpected PDU")),
-            Ok(Err(error)) => Err(End::Abort(describe(&error))),
+            Ok(Ok(Pdu::ReleaseRequest)) => Err(End::Released),
+            Ok(Ok(Pdu::Abort { .. }) | Err(UpperLayerError::Closed)) => Err(End::Aborted),
+            Ok(Ok(_)) => Err(End::Failed(UpperLayerError::Unexpected)),
+            Ok(Err(error)) => Err(End::Failed(error)),
         }
     }
 
     /// Shutting down: a peer that has just finished gets the time to release.
     async fn part(&mut self) -> End {
         match tokio::time::timeout(RELEASE_GRACE, self.association.receive()).await {
-            Ok(Ok(Pdu::ReleaseRQ)) => End::Released,
-            Ok(Ok(Pdu::AbortRQ { .. }) | Err(_)) => End::Aborted,
+            Ok(Ok(Pdu::ReleaseRequest)) => End::Released,
+            Ok(Ok(Pdu::Abort { .. }) | Err(_)) => End::Aborted,
             _ => End::Abort("shutting down"),
         }
     }
 
-    async fn take(&mut self, value: PDataValue) -> Result<(), End> {
-        let context = value.presentation_context_id;
-        match (&mut self.message, value.value_type) {
-            (Message::Command(bytes), PDataValueType::Command) => {
+    async fn take(&mut self, value: Value) -> Result<(), End> {
+        let context = value.context;
+        match (&mut self.message, value.part) {
+            (Message::Command(bytes), Part::Command) => {
                 if bytes.len() + value.data.len() > MAX_COMMAND_BYTES {
                     return Err(End::Abort("command set too long"));
                 }
@@ -161,7 +170,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
                 }
                 Ok(())
             }
-            (Message::Data(data), PDataValueType::Data) if data.context == context => {
+            (Message::Data(data), Part::Data) if data.context == context => {
                 self.data(&value.data, value.is_last).await
             }
             _ => Err(End::Abort("fragments of messages are mixed up")),
@@ -177,33 +186,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
                 return self.answer(context, &answer).await;
             }
             Command::StoreRequest { message_id, sop_class_uid, sop_instance_uid } => {
-                let request = match self.transfer_syntax(context, &sop_class_uid) {
-                    Some(transfer_syntax) => Request::Store(Box::new(Object {
-                        received: Received {
-                            sop_class_uid,
-                            sop_instance_uid,
-                            transfer_syntax,
-                            association: self.number,
-                        },
-                        file: None,
-                        buffer: Vec::new(),
-                        hold: None,
-                        next_look: 1,
-                    })),
-                    None => Request::Refused(Command::StoreResponse {
-                        message_id,
-                        status: status::SOP_CLASS_NOT_SUPPORTED,
-                        sop_class_uid,
-                        sop_instance_uid,
-                    }),
-                };
-                (message_id, request)
+                (message_id, self.store(context, message_id, sop_class_uid, sop_instance_uid))
             }
             Command::UnknownRequest { field, message_id, data_set } => {
-                let status = match field {
-                    0x0001 => status::CANNOT_UNDERSTAND, // C-STORE without valid UIDs
-                    _ => status::UNRECOGNIZED_OPERATION,
+                let (status, reason) = match field {
+                    0x0001 => (status::CANNOT_UNDERSTAND, NO_UID),
+                    _ => (status::UNRECOGNIZED_OPERATION, "the operation is not offered here"),
                 };
+                self.refused(reason);
                 let answer = Command::Failure { field, message_id, status };
                 if !data_set {
                     return self.answer(context, &answer).await;
@@ -211,7 +201,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
                 (message_id, Request::Refused(answer))
             }
             Command::ActionRequest { .. } | Command::EventReportRequest { .. } => {
-                let requester = self.association.peer_ae_title().trim().to_owned();
+                let requester = self.source.calling.as_str().to_owned();
                 let syntax = |class: &Uid| self.transfer_syntax(context, class);
                 match Note::begin(&command, requester, syntax) {
                     Ok((message_id, note)) => (message_id, Request::Note(note)),
@@ -222,6 +212,30 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
         };
         self.message = Message::Data(Box::new(Data { context, message_id, request, bytes: 0 }));
         Ok(())
+    }
+
+    /// C-STORE: what will become of the object.
+    fn store(&self, context: u8, message_id: u16, class: Uid, instance: Uid) -> Request {
+        let (sop_class_uid, sop_instance_uid) = (class, instance);
+        let Some(transfer_syntax) = self.transfer_syntax(context, &sop_class_uid) else {
+            self.refused("no accepted presentation context is for its SOP class");
+            return Request::Refused(Command::StoreResponse {
+                message_id,
+                status: status::SOP_CLASS_NOT_SUPPORTED,
+                sop_class_uid,
+                sop_instance_uid,
+            });
+        };
+        let association = self.source.association;
+        let received = Received { sop_class_uid, sop_instance_uid, transfer_syntax, association };
+        let (file, hold) = Default::default();
+        Request::Store(Box::new(Object { received, file, buffer: Vec::new(), hold, next_look: 1 }))
+    }
+
+    /// Into the log.
+    fn refused(&self, reason: &str) {
+        let Source { association, address: peer, calling } = &self.source;
+        tracing::warn!(association, %peer, %calling, reason, "request refused");
     }
 
     /// Takes a fragment of a data set; with the last one the object is stored and the request answered.
@@ -254,7 +268,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
                 }
             };
             if let Err(refusal) = kept {
-                data.refuse(self.number, &refusal);
+                data.refuse(&self.source, &refusal);
             }
         }
         if !is_last {
@@ -266,52 +280,44 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Session<'a, S> {
             unreachable!("matched above")
         };
         let context = data.context;
-        let answer = data.finish(&self.sink, self.number).await;
+        let answer = data.finish(&self.sink, &self.source).await;
         self.answer(context, &answer).await
     }
 
     async fn answer(&mut self, context: u8, answer: &Command) -> Result<(), End> {
-        let data = vec![PDataValue {
-            presentation_context_id: context,
-            value_type: PDataValueType::Command,
-            is_last: true,
-            data: answer.encode(),
-        }];
-        let sent = self.association.send(&Pdu::PData { data }).await;
-        sent.map_err(|error| End::Abort(describe(&error)))
+        self.association.send(context, &answer.encode(), None).await.map_err(End::Failed)
     }
 
     /// Of an accepted context that is for this SOP class.
     fn transfer_syntax(&self, context: u8, sop_class_uid: &Uid) -> Option<Uid> {
-        let accepted = self.association.presentation_contexts().iter().find(|negotiated| {
-            negotiated.id == context
-                && negotiated.reason == PresentationContextResultReason::Acceptance
-                && negotiated.abstract_syntax.trim_end_matches('\0') == sop_class_uid.as_str()
+        let accepted = self.association.contexts().iter().find(|accepted| {
+            accepted.id == context && accepted.abstract_syntax == sop_class_uid.as_str()
         })?;
         Uid::parse(&accepted.transfer_syntax).ok()
     }
 }
 
 impl Data {
-    fn refuse(&mut self, association: u64, refusal: &Refusal) {
-        tracing::warn!(association, %refusal, "object refused");
+    fn refuse(&mut self, source: &Source, refusal: &Refusal) {
+        let Source { association, address: peer, calling } = source;
+        tracing::warn!(association, %peer, %calling, reason = %refusal, "object refused");
         if let Request::Store(object) = &self.request {
             let answer = object.received.answer(self.message_id, refusal.status());
             self.request = Request::Refused(answer);
         }
     }
 
-    async fn finish(mut self, sink: &Arc<dyn Sink>, association: u64) -> Command {
+    async fn finish(mut self, sink: &Arc<dyn Sink>, source: &Source) -> Command {
         if let Request::Store(object) = &mut self.request {
             let received = object.received.clone();
             match object.store(sink).await {
                 Ok(()) => return received.answer(self.message_id, status::SUCCESS),
-                Err(refusal) => self.refuse(association, &refusal),
+                Err(refusal) => self.refuse(source, &refusal),
             }
         }
         match self.request {
             Request::Refused(answer) => answer,
-            Request::Note(note) => note.hand_over(self.message_id, sink, association).await,
+            Request::Note(note) => note.hand_over(self.message_id, sink, source.association).await,
             Request::Store(_) => unreachable!("stored or refused above"),
         }
     }
@@ -387,21 +393,5 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(_) => Err(Refusal::NotUnderstood("reading it failed")),
-    }
-}
-
-/// Says what went wrong without quoting the peer, as the library's own messages do.
-pub(super) fn describe(error: &Error) -> &'static str {
-    match error {
-        Error::ReceivePdu { .. } => "a PDU could not be read",
-        Error::Rejected { .. } => "rejected: AE title or protocol",
-        Error::Aborted { .. } => "aborted",
-        Error::ConnectionClosed { .. } => "connection closed",
-        Error::WireSend { .. } | Error::WireRead { .. } | Error::SendPdu { .. } => {
-            "connection lost"
-        }
-        Error::Timeout { .. } => "timeout",
-        Error::UnexpectedPdu { .. } | Error::UnknownPdu { .. } => "unexpected PDU",
-        _ => "protocol error",
     }
 }

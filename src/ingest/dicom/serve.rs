@@ -1,20 +1,9 @@
-use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dicom_ul::association::Error;
-use dicom_ul::association::read_pdu_from_wire_async;
-use dicom_ul::association::server::{
-    AccessControl, AsyncServerAssociation, Negotiation, ServerAssociationOptions,
-};
-use dicom_ul::pdu::{
-    AssociationRJ, AssociationRJResult,
-    AssociationRJServiceProviderPresentationReason as ProviderReason,
-    AssociationRJServiceUserReason, AssociationRJSource, Pdu, RequestorRoles, UserIdentity,
-    write_pdu,
-};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -27,8 +16,13 @@ use super::syntaxes::{DECODABLE, IMAGES};
 use super::{CalledAeTitle, Config, Storage};
 use crate::codec::commitment::PUSH_MODEL;
 use crate::codec::dimse::VERIFICATION;
-use crate::ingest::Sink;
+use crate::codec::pdu::{AeTitle, Role};
+use crate::ingest::{Sink, Source};
+use crate::telemetry::{Rejected, metrics};
 use crate::tls::{self, TlsError};
+use crate::upper_layer::{
+    Acceptor, Acknowledge, Limits, Link, Refusal, Unmet, UpperLayerError, Wire, accept, refuse,
+};
 
 /// Rejections under way at once; past this a connection is closed without a word.
 const MAX_REJECTIONS: usize = 32;
@@ -40,6 +34,7 @@ static ASSOCIATIONS: AtomicU64 = AtomicU64::new(1);
 pub struct Scp {
     pub config: Config,
     pub tls: Option<Arc<ServerConfig>>,
+    pub acknowledge: Acknowledge,
 }
 
 impl Scp {
@@ -47,7 +42,7 @@ impl Scp {
     /// If the files of `config.tls` are not what they should be.
     pub fn new(config: Config) -> Result<Self, TlsError> {
         let tls = config.tls.as_ref().map(tls::server).transpose()?;
-        Ok(Self { config, tls })
+        Ok(Self { config, tls, acknowledge: Acknowledge::AtOnce })
     }
 }
 
@@ -77,20 +72,19 @@ pub async fn serve(
         };
         let networks = &config.allow_addresses;
         if !networks.is_empty() && !networks.iter().any(|network| network.contains(peer.ip())) {
-            tracing::warn!(address = %peer.ip(), "connection closed: address not allowed");
+            metrics().rejected(Rejected::Address);
+            tracing::warn!(peer = %peer.ip(), "connection closed: the address is not in allow_addresses");
             continue;
         }
-        let _ = stream.set_nodelay(true);
         let (scp, sink, shutdown) = (scp.clone(), sink.clone(), shutdown.clone());
         if let Ok(place) = places.clone().try_acquire_owned() {
             tasks.spawn(async move {
-                scp.handle(stream, sink, shutdown).await;
+                scp.handle(stream, peer, sink, shutdown).await;
                 drop(place);
             });
         } else if let Ok(place) = rejections.clone().try_acquire_owned() {
             tasks.spawn(async move {
-                tracing::warn!(max = scp.config.max_associations, "association rejected: too many");
-                scp.reject(stream, ProviderReason::LocalLimitExceeded).await;
+                scp.reject(stream, peer, Refusal::TooManyAssociations).await;
                 drop(place);
             });
         }
@@ -101,127 +95,148 @@ pub async fn serve(
 }
 
 impl Scp {
-    async fn handle(&self, stream: TcpStream, sink: Arc<dyn Sink>, shutdown: CancellationToken) {
-        let asked = sink.clone();
-        if !matches!(tokio::task::spawn_blocking(move || asked.admits()).await, Ok(true)) {
-            return self.reject(stream, ProviderReason::TemporaryCongestion).await;
-        }
-        let options = options(&self.config);
-        if let Some(tls) = &self.tls {
-            let options = options.tls_config(tls.clone());
-            self.session(options.establish_tls_async(stream), sink, shutdown).await;
-        } else {
-            self.session(options.establish_async(stream), sink, shutdown).await;
-        }
-    }
-
-    async fn session<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    async fn handle(
         &self,
-        establish: impl Future<Output = Result<AsyncServerAssociation<S>, Error>>,
+        stream: TcpStream,
+        peer: SocketAddr,
         sink: Arc<dyn Sink>,
         shutdown: CancellationToken,
     ) {
+        let asked = sink.clone();
+        if !matches!(tokio::task::spawn_blocking(move || asked.admits()).await, Ok(true)) {
+            return self.reject(stream, peer, Refusal::LowDisk).await;
+        }
+        let establish = async {
+            match self.link(stream).await {
+                Ok(link) => accept(link, self.limits(), self).await,
+                Err(error) => Err(Unmet::from(error)),
+            }
+        };
         match tokio::time::timeout(self.config.artim_timeout, establish).await {
             Ok(Ok(association)) => {
                 let number = ASSOCIATIONS.fetch_add(1, Ordering::Relaxed);
-                Session::new(association, &self.config, sink, number).run(shutdown).await;
+                let calling = association.calling().clone();
+                let source = Source { association: number, address: peer.ip(), calling };
+                Session::new(association, &self.config, sink, source).run(shutdown).await;
             }
-            Ok(Err(error)) => {
-                tracing::warn!(reason = super::association::describe(&error), "no association");
+            Ok(Err(unmet)) => self.report(unmet, peer).await,
+            Err(_) => {
+                tracing::warn!(peer = %peer.ip(), "no association: the peer sent no request in time");
             }
-            Err(_) => tracing::warn!("no association: the peer sent no request in time"),
         }
     }
 
     /// Reads the request and rejects it as transient: the peer may try again later.
-    async fn reject(&self, stream: TcpStream, reason: ProviderReason) {
+    async fn reject(&self, stream: TcpStream, peer: SocketAddr, refusal: Refusal) {
         let answer = async {
-            match &self.tls {
-                None => reject(stream, self.config.max_pdu_bytes, reason).await,
-                Some(tls) => {
-                    if let Ok(stream) = TlsAcceptor::from(tls.clone()).accept(stream).await {
-                        reject(stream, self.config.max_pdu_bytes, reason).await;
-                    }
-                }
+            match self.link(stream).await {
+                Ok(link) => refuse(link, self.limits(), refusal).await,
+                Err(error) => Unmet::from(error),
             }
         };
-        let _ = tokio::time::timeout(self.config.artim_timeout, answer).await;
+        match tokio::time::timeout(self.config.artim_timeout, answer).await {
+            Ok(unmet) => self.report(unmet, peer).await,
+            Err(_) => metrics().rejected(rejected(refusal)),
+        }
+    }
+
+    async fn link(&self, stream: TcpStream) -> Result<Box<dyn Link>, UpperLayerError> {
+        let wire = Wire::new(stream, self.acknowledge);
+        Ok(match &self.tls {
+            None => Box::new(wire),
+            Some(tls) => {
+                let accepted = TlsAcceptor::from(tls.clone()).accept(wire).await;
+                Box::new(accepted.map_err(UpperLayerError::Handshake)?)
+            }
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        let Config { max_pdu_bytes, read_timeout, .. } = self.config;
+        Limits { max_pdu_bytes, write_timeout: read_timeout }
+    }
+
+    /// Into log and metrics: why there is no association. AE titles are no patient's.
+    async fn report(&self, unmet: Unmet, peer: SocketAddr) {
+        let address = peer.ip();
+        match &unmet.error {
+            UpperLayerError::Refused { calling, called, refusal } => {
+                metrics().rejected(rejected(*refusal));
+                let reason = self.explain(*refusal, calling, called);
+                tracing::warn!(peer = %address, %calling, %called, "association rejected: {reason}");
+            }
+            // A probe of the port, as load balancers and monitors do it.
+            UpperLayerError::Closed => {
+                tracing::debug!(peer = %address, "connection closed without a request");
+            }
+            error => tracing::warn!(peer = %address, reason = %error, "no association"),
+        }
+        let _ = tokio::time::timeout(self.config.artim_timeout, unmet.part()).await;
+    }
+
+    /// With the titles, and the key that would let the caller in.
+    fn explain(&self, refusal: Refusal, calling: &AeTitle, called: &AeTitle) -> String {
+        match refusal {
+            Refusal::CallingAeTitle => {
+                format!("calling AE title {calling} is not allowed; add it to ingest.dicom.allow")
+            }
+            Refusal::CalledAeTitle => format!(
+                "called AE title {called} is not {}; correct it at the sender, or set \
+                 ingest.dicom.called_ae_title",
+                self.config.ae_title.trim()
+            ),
+            Refusal::TooManyAssociations => {
+                format!("there are max_associations = {} already", self.config.max_associations)
+            }
+            other => other.to_string(),
+        }
     }
 }
 
-fn options(config: &Config) -> ServerAssociationOptions<'_, Access<'_>, Roles> {
-    let mut options = ServerAssociationOptions::new()
-        .ae_access_control(Access(config))
-        .with_negotiation(Roles)
-        .ae_title(Cow::Borrowed(config.ae_title.as_str()))
-        .max_pdu_length(config.max_pdu_bytes)
-        .write_timeout(config.read_timeout)
-        .strict(true) // otherwise a declared PDU length is buffered whatever it says
-        .with_abstract_syntax(VERIFICATION)
-        .with_abstract_syntax(PUSH_MODEL.sop_class_uid.as_str());
-    match config.storage {
-        Storage::Images => {
-            for class in IMAGES {
-                options = options.with_abstract_syntax(*class);
-            }
-            for syntax in DECODABLE {
-                options = options.with_transfer_syntax(*syntax);
-            }
+/// As it is counted.
+fn rejected(refusal: Refusal) -> Rejected {
+    match refusal {
+        Refusal::CallingAeTitle => Rejected::CallingAeTitle,
+        Refusal::CalledAeTitle => Rejected::CalledAeTitle,
+        Refusal::TooManyAssociations => Rejected::TooMany,
+        Refusal::LowDisk => Rejected::LowDisk,
+        Refusal::ApplicationContext | Refusal::ProtocolVersion(_) | Refusal::MaximumLength(_) => {
+            Rejected::Protocol
         }
-        Storage::Any => options = options.promiscuous(true),
     }
-    options
 }
 
-struct Access<'a>(&'a Config);
-
-impl AccessControl for Access<'_> {
-    fn check_access(
-        &self,
-        own: &str,
-        calling: &str,
-        called: &str,
-        _user: Option<&UserIdentity>,
-    ) -> Result<(), AssociationRJServiceUserReason> {
-        let Self(config) = self;
-        if config.called_ae_title == CalledAeTitle::Own && called.trim() != own.trim() {
-            return Err(AssociationRJServiceUserReason::CalledAETitleNotRecognized);
+impl Acceptor for Scp {
+    fn admit(&self, calling: &AeTitle, called: &AeTitle) -> Result<(), Refusal> {
+        let Config { called_ae_title, ae_title, allow, .. } = &self.config;
+        if *called_ae_title == CalledAeTitle::Own && called.as_str() != ae_title.trim() {
+            return Err(Refusal::CalledAeTitle);
         }
-        let allowed = |title: &String| title.trim() == calling.trim();
-        if !config.allow.is_empty() && !config.allow.iter().any(allowed) {
-            return Err(AssociationRJServiceUserReason::CallingAETitleNotRecognized);
+        if !allow.is_empty() && !allow.iter().any(|title| title.trim() == calling.as_str()) {
+            return Err(Refusal::CallingAeTitle);
         }
         Ok(())
     }
-}
 
-/// Whoever reports on storage commitment opens an association as its SCP (PS3.4 section J.3.3).
-struct Roles;
-
-impl Negotiation for Roles {
-    fn negotiate_roles(&self, class: &str, scu: bool, scp: bool) -> Option<RequestorRoles> {
-        let is_commitment = class.trim_end_matches('\0') == PUSH_MODEL.sop_class_uid.as_str();
-        is_commitment.then_some(RequestorRoles { scu, scp })
+    fn takes_class(&self, class: &str) -> bool {
+        [VERIFICATION, PUSH_MODEL.sop_class_uid.as_str()].contains(&class)
+            || match self.config.storage {
+                Storage::Images => IMAGES.contains(&class),
+                Storage::Any => true,
+            }
     }
-}
 
-async fn reject(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    max_pdu_bytes: u32,
-    reason: ProviderReason,
-) {
-    let mut buffer = bytes::BytesMut::new();
-    let request = read_pdu_from_wire_async(&mut stream, &mut buffer, max_pdu_bytes, true).await;
-    if !matches!(request, Ok(Pdu::AssociationRQ(_))) {
-        return;
+    fn takes_syntax(&self, syntax: &str) -> bool {
+        match self.config.storage {
+            Storage::Images => DECODABLE.contains(&syntax),
+            Storage::Any => {
+                TransferSyntaxRegistry.get(syntax).is_some_and(|known| !known.is_unsupported())
+            }
+        }
     }
-    let rejection = Pdu::AssociationRJ(AssociationRJ {
-        result: AssociationRJResult::Transient,
-        source: AssociationRJSource::ServiceProviderPresentation(reason),
-    });
-    let mut bytes = Vec::new();
-    if write_pdu(&mut bytes, &rejection).is_ok() && stream.write_all(&bytes).await.is_ok() {
-        let _ = stream.shutdown().await;
-        let _ = stream.read(&mut [0; 64]).await; // let the peer close first, so that it reads the answer
+
+    /// Whoever reports on storage commitment opens an association as its SCP (PS3.4 section J.3.3).
+    fn roles(&self, proposed: &Role) -> Option<Role> {
+        (proposed.sop_class == PUSH_MODEL.sop_class_uid.as_str()).then(|| proposed.clone())
     }
 }

@@ -88,7 +88,7 @@ impl Station {
             storage: Storage::Any,
             ..Config::default()
         };
-        let scp = Scp { config, tls: None };
+        let scp = Scp::new(config).expect("without TLS nothing is read");
         runtime.spawn(serve(listener, scp, shelf.clone(), CancellationToken::new()));
         Self { address, shelf, _runtime: runtime }
     }

@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod chaos;
 pub mod daemon;
 pub mod dicom;
+pub mod dul;
 pub mod http;
 pub mod postgres;
 pub mod process;
