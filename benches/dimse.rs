@@ -7,7 +7,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cdal::codec::dicom::{encode_mr_series, identify};
@@ -81,26 +81,40 @@ fn objects(folder: &Path) -> Vec<PathBuf> {
     series.into_iter().take(OBJECTS).enumerate().map(write).collect()
 }
 
-/// Takes objects and keeps none.
-struct Nowhere(TempDir);
+/// Takes objects, keeps none, and notes when.
+struct Shelf {
+    scratch: TempDir,
+    taken: Mutex<Vec<Instant>>,
+}
 
-impl Sink for Nowhere {
+impl Shelf {
+    /// Seconds from the first object to the last since this was asked before.
+    fn take(&self) -> f64 {
+        let taken = std::mem::take(&mut *self.taken.lock().expect("no panic under it"));
+        assert_eq!(taken.len(), OBJECTS);
+        (taken[OBJECTS - 1] - taken[0]).as_secs_f64()
+    }
+}
+
+impl Sink for Shelf {
     fn begin(&self) -> Result<Incoming, Refusal> {
-        Ok(Incoming::create(self.0.path())?)
+        Ok(Incoming::create(self.scratch.path())?)
     }
 
     fn store(&self, _: &Received, _: Synced) -> Result<(), Refusal> {
+        self.taken.lock().expect("no panic under it").push(Instant::now());
         Ok(())
     }
 }
 
-fn start_scp(runtime: &Runtime, acknowledge: Acknowledge) -> SocketAddr {
+fn start_scp(runtime: &Runtime, acknowledge: Acknowledge) -> (SocketAddr, Arc<Shelf>) {
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
     let address = listener.local_addr().expect("it is bound");
     let scp = Scp::new(Config::default()).expect("without TLS nothing is read");
     let scp = Scp { acknowledge, ..scp };
-    runtime.spawn(serve(listener, scp, Arc::new(Nowhere(scratch())), CancellationToken::new()));
-    address
+    let shelf = Arc::new(Shelf { scratch: scratch(), taken: Mutex::default() });
+    runtime.spawn(serve(listener, scp, shelf.clone(), CancellationToken::new()));
+    (address, shelf)
 }
 
 /// Seconds that dcmtk takes from its start to its end.
