@@ -185,6 +185,7 @@ impl Sink for SpoolSink {
         match self.spool.store(&arrival, file)? {
             Stored::Accepted { job, instances } => {
                 tracing::debug!(%job, bytes, instances, "object stored");
+                self.note(received.association, job.clone(), true);
                 let expected = self.completion.borrow().instances;
                 if expected.is_some_and(|expected| instances >= expected)
                     && let Err(error) = self.complete(&job)
@@ -192,7 +193,6 @@ impl Sink for SpoolSink {
                     // The object is safe; the idle time will complete the series.
                     tracing::warn!(%job, %error, "series not marked complete");
                 }
-                self.note(received.association, job, true);
             }
             Stored::Duplicate => {
                 tracing::debug!(bytes, "object was here before");
