@@ -66,7 +66,7 @@ impl Request {
         body.extend([0; 32]);
         body.extend(item(0x10, self.application_context));
         body.extend(&self.items);
-        for (id, (abstract_syntax, syntaxes)) in (1..).step_by(2).zip(&self.contexts) {
+        for (id, (abstract_syntax, syntaxes)) in (1..=255).step_by(2).zip(&self.contexts) {
             let mut context = vec![id, 0, 0, 0];
             context.extend(&self.context_items);
             context.extend(item(0x30, abstract_syntax));
