@@ -136,7 +136,7 @@ fn uids_padded_with_nul_are_taken() {
     let pad = |uid: &str| [uid.as_bytes(), b"\0"].concat();
     let contexts = vec![(pad(VERIFICATION), vec![pad(IMPLICIT_VR_LITTLE_ENDIAN)])];
     let application_context = b"1.2.840.10008.3.1.1.1\0";
-    echoes(&Request { contexts, application_context, ..Request::default() });
+    echoes(&Request { application_context, contexts, ..Request::default() });
 }
 
 #[test]
@@ -281,9 +281,12 @@ fn uids_with_leading_zeros_go_in_by_either_way_and_out_as_they_stand() {
     };
     let by_dicom = write("a.dcm", "1.3.6.1.4.1.9590.100.1.2.001.008.20080101");
     let by_file = write("b.dcm", "1.3.6.1.4.1.9590.100.1.2.002.008.20080101");
-    store(daemon.address(), &[by_dicom.clone()]);
+    store(daemon.address(), std::slice::from_ref(&by_dicom));
     let to = daemon.daemon().http_address().unwrap();
-    assert_eq!(crate::support::http::post_files(to, "related", &[by_file.clone()]).status, 202);
+    assert_eq!(
+        crate::support::http::post_files(to, "related", std::slice::from_ref(&by_file)).status,
+        202
+    );
     for sent in [by_dicom, by_file] {
         wait_for("the object", || {
             files(&out).iter().any(|file| dataset(file) == dataset(&sent)).then_some(())
