@@ -8,11 +8,10 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use sha2::{Digest, Sha256};
 
+use super::seg::copied::{Copied, put_where_present};
 use super::seg::element::{put, put_text, write};
 use super::seg::segments::parameters;
-use super::seg::{
-    put_equipment, put_lossy_history, put_moment, put_patient_and_study, put_series_number,
-};
+use super::seg::{put_equipment, put_lossy_history, put_moment, put_series_number};
 use super::{CodecError, DicomSource, overlay};
 use crate::domain::{Label, Provenance, Segmentation, Uid, Volume};
 
@@ -45,7 +44,7 @@ pub fn encode(
     let mut pixels: Vec<u8> = picture.into_iter().collect();
     let required = |tag, name: &str| {
         source
-            .text(tag)
+            .text(tag)?
             .ok_or_else(|| CodecError::encode(FORMAT, format!("no {name} in the source")))
     };
     let study = required(tags::STUDY_INSTANCE_UID, "StudyInstanceUID")?;
@@ -61,7 +60,8 @@ pub fn encode(
     let series = Uid::derived(&["capture series", &source_series, &provenance.model_digest]);
 
     let mut object = InMemDicomObject::new_empty();
-    put_patient_and_study(&mut object, source);
+    let copied = Copied::new(source, labels, provenance);
+    copied.put_patient_and_study(&mut object);
     put(&mut object, tags::STUDY_INSTANCE_UID, VR::UI, study);
     put(&mut object, tags::SERIES_INSTANCE_UID, VR::UI, series.as_str());
     put_text(&mut object, tags::MODALITY, VR::CS, "OT");
@@ -98,18 +98,16 @@ pub fn encode(
     put(&mut object, tags::PIXEL_REPRESENTATION, VR::US, 0_u16);
     pixels.resize(pixels.len().next_multiple_of(2), 0);
     put(&mut object, tags::PIXEL_DATA, VR::OB, PrimitiveValue::from(pixels));
-    Ok(Capture { sop_instance_uid: instance, bytes: write(object, FORMAT)? })
+    Ok(Capture { sop_instance_uid: instance, bytes: write(copied.finish(object), FORMAT)? })
 }
 
 /// Laterality is of type 2C: as in the source, and unknown, therefore empty, where that names not even the body part.
 fn put_body_part(object: &mut InMemDicomObject, source: &DicomSource) {
     const SAID: [Tag; 3] = [tags::BODY_PART_EXAMINED, tags::LATERALITY, tags::IMAGE_LATERALITY];
     for tag in SAID {
-        if let Some(text) = source.text(tag) {
-            put(object, tag, VR::CS, text);
-        }
+        put_where_present(object, source, tag, VR::CS);
     }
-    if SAID.iter().all(|tag| source.text(*tag).is_none()) {
+    if SAID.iter().all(|tag| source.bytes(*tag).is_none()) {
         put(object, tags::LATERALITY, VR::CS, "");
     }
 }

@@ -9,7 +9,7 @@ use dicom_encoding::{TransferSyntax, TransferSyntaxIndex};
 use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
-use super::dicom::{items, read_data_set, text};
+use super::dicom::{DataSet, read_data_set};
 use super::dimse::status;
 use super::seg::element::{put, put_items};
 use crate::domain::{SopReference, Uid};
@@ -88,12 +88,12 @@ impl Report {
     /// If `data` is no such data set, or one of its UIDs is none.
     pub fn parse(data: Vec<u8>, transfer_syntax: &str) -> Result<Self, CommitmentError> {
         let object = read(data, transfer_syntax)?;
-        let failed = items(&object, tags::FAILED_SOP_SEQUENCE)
+        let failed = items(&object, tags::FAILED_SOP_SEQUENCE)?
             .iter()
             .zip(references(&object, tags::FAILED_SOP_SEQUENCE)?)
             .map(|(item, failed)| {
-                let reason = item.get(tags::FAILURE_REASON).and_then(|e| e.to_int::<u16>().ok());
-                (failed, reason.unwrap_or(status::PROCESSING_FAILURE))
+                let reason = item.count(tags::FAILURE_REASON).ok().flatten();
+                (failed, reason.map_or(status::PROCESSING_FAILURE, |reason| reason as u16))
             })
             .collect();
         Ok(Self {
@@ -143,9 +143,9 @@ fn syntax(uid: &str) -> Result<&'static TransferSyntax, CommitmentError> {
         .ok_or(CommitmentError::TransferSyntax)
 }
 
-fn read(data: Vec<u8>, transfer_syntax: &str) -> Result<InMemDicomObject, CommitmentError> {
+fn read(data: Vec<u8>, transfer_syntax: &str) -> Result<DataSet, CommitmentError> {
     let syntax = syntax(transfer_syntax)?;
-    read_data_set("storage commitment", data, syntax).map_err(|_| CommitmentError::Damaged)
+    read_data_set("storage commitment", data, syntax.uid()).map_err(|_| CommitmentError::Damaged)
 }
 
 fn write(object: &InMemDicomObject, transfer_syntax: &str) -> Result<Vec<u8>, CommitmentError> {
@@ -156,17 +156,22 @@ fn write(object: &InMemDicomObject, transfer_syntax: &str) -> Result<Vec<u8>, Co
     Ok(bytes)
 }
 
-fn uid(object: &InMemDicomObject, tag: Tag, name: &'static str) -> Result<Uid, CommitmentError> {
-    text(object, tag).and_then(|text| Uid::parse(&text).ok()).ok_or(CommitmentError::Missing(name))
+fn uid(object: &DataSet, tag: Tag, name: &'static str) -> Result<Uid, CommitmentError> {
+    let text = object.text(tag).map_err(|_| CommitmentError::Damaged)?;
+    text.and_then(|text| Uid::parse(&text).ok()).ok_or(CommitmentError::Missing(name))
 }
 
-fn references(object: &InMemDicomObject, tag: Tag) -> Result<Vec<SopReference>, CommitmentError> {
+fn items(object: &DataSet, tag: Tag) -> Result<&[DataSet], CommitmentError> {
+    object.items(tag).map_err(|_| CommitmentError::Damaged)
+}
+
+fn references(object: &DataSet, tag: Tag) -> Result<Vec<SopReference>, CommitmentError> {
     let reference = |item| {
         let class = uid(item, tags::REFERENCED_SOP_CLASS_UID, "ReferencedSOPClassUID")?;
         let instance = uid(item, tags::REFERENCED_SOP_INSTANCE_UID, "ReferencedSOPInstanceUID")?;
         Ok(SopReference { sop_class_uid: class, sop_instance_uid: instance })
     };
-    items(object, tag).iter().map(reference).collect()
+    items(object, tag)?.iter().map(reference).collect()
 }
 
 fn reference(object: &SopReference) -> InMemDicomObject {

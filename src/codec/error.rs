@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Why bytes could not become a case, or a result could not become bytes.
@@ -21,7 +22,10 @@ pub enum CodecError {
         "{}: truncated: {what} needs {needed} bytes, {present} are there; export or copy it again",
         path.display()
     )]
-    Truncated { path: PathBuf, what: &'static str, needed: u64, present: u64 },
+    Truncated { path: PathBuf, what: Cow<'static, str>, needed: u64, present: u64 },
+
+    #[error("{}: {attribute} {reason}; correct it, or have the sender write it anew", path.display())]
+    Attribute { path: PathBuf, attribute: String, reason: String },
 
     #[error("{}: {what} is not supported; {remedy}", path.display())]
     Unsupported { path: PathBuf, what: String, remedy: &'static str },
@@ -102,6 +106,7 @@ impl CodecError {
             Self::TooLarge { declared, limit, .. } => {
                 format!("it declares {declared} samples, more than the limit of {limit}")
             }
+            Self::Attribute { attribute, reason, .. } => format!("{attribute} {reason}"),
             other => other.to_string(),
         }
     }

@@ -16,7 +16,7 @@ fn code(value: &str, meaning: &str) -> Code {
     Code { value: value.into(), scheme: "SCT".into(), meaning: meaning.into() }
 }
 
-fn labels() -> Vec<Label> {
+pub(crate) fn labels() -> Vec<Label> {
     let label = |value, name: &str, colour| Label {
         value,
         name: name.into(),
@@ -27,7 +27,7 @@ fn labels() -> Vec<Label> {
     vec![label(1, "Anterior, vördere", [255, 0, 0]), label(2, "Posterior", [0, 255, 0])]
 }
 
-fn provenance(seed: u64) -> Provenance {
+pub(crate) fn provenance(seed: u64) -> Provenance {
     Provenance {
         model: "hippocampus".into(),
         model_version: "1.2.0".into(),

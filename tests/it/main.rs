@@ -1,6 +1,7 @@
 //! One binary for all integration tests; each file is a theme. Real sockets, real processes, real files.
 
 mod associations;
+mod attributes;
 mod bad_input;
 mod bench;
 mod codec_damage;

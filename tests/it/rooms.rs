@@ -128,6 +128,37 @@ fn rooms_import_only_what_the_plan_allows() {
     assert!(trespasses.is_empty(), "{}", trespasses.join("\n"));
 }
 
+/// Attributes of what came from outside are read through `DataSet` alone, which knows their value representations.
+#[test]
+fn only_the_accessors_read_attributes() {
+    const ACCESSORS: [&str; 3] = ["attributes.rs", "data_set.rs", "parse.rs"];
+    const RAW: [&str; 12] = [
+        "read_dataset",
+        "dicom_object::from_reader",
+        "dicom_object::open_file",
+        "OpenFileOptions",
+        "DicomCollectorOptions",
+        "dicom_parser",
+        "to_multi_",
+        "to_float",
+        "element_by_name",
+        ".element(tags::",
+        ".element(Tag",
+        ".get(tags::",
+    ];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut trespasses = Vec::new();
+    for (file, text) in sources(&source) {
+        if ACCESSORS.iter().any(|name| file.ends_with(&format!("codec/dicom/{name}"))) {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        trespasses
+            .extend(RAW.iter().filter(|raw| code.contains(**raw)).map(|raw| (file.clone(), raw)));
+    }
+    assert!(trespasses.is_empty(), "{trespasses:?}");
+}
+
 fn sources(folder: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {

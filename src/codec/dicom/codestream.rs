@@ -31,6 +31,14 @@ pub(super) struct ColourHints {
     marked_ycbcr: bool,
 }
 
+/// Whether a fragment is the first of a frame: JPEG, JPEG-LS or JPEG 2000.
+pub(super) fn begins(fragment: &[u8]) -> bool {
+    matches!(
+        fragment,
+        [0xff, 0xd8, 0xff, ..] | [0xff, 0x4f, 0xff, 0x51, ..] | [0, 0, 0, 12, b'j', b'P', ..]
+    )
+}
+
 /// Reads the header of a frame. `None` if it is neither JPEG nor JPEG 2000 or is cut off.
 pub(super) fn inspect(bytes: &[u8]) -> Option<Frame> {
     match bytes {

@@ -3,14 +3,15 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use dicom_core::DicomValue;
+use bytes::Bytes;
 use dicom_core::value::C;
 use dicom_dictionary_std::{tags, uids};
 use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
 use dicom_encoding::{Codec, Endianness, TransferSyntax};
-use dicom_object::InMemDicomObject;
 
+use super::attributes::Pixels;
 use super::codestream::{self, Process};
+use super::data_set::{DataSet, Fragments};
 use super::image::{Image, Photometric};
 use super::rle;
 use crate::codec::{CodecError, contain};
@@ -61,7 +62,7 @@ enum Content<'a> {
     Native(Cow<'a, [u8]>),
     /// Fragments, and at which fragment each frame starts (with the end after the last).
     Encapsulated {
-        fragments: &'a [Vec<u8>],
+        fragments: &'a [Bytes],
         starts: Vec<usize>,
     },
 }
@@ -69,33 +70,36 @@ enum Content<'a> {
 impl<'a> Frames<'a> {
     pub(super) fn new(
         path: &'a Path,
-        object: &'a InMemDicomObject,
+        object: &'a DataSet,
         image: &'a Image,
         syntax: &'a TransferSyntax,
     ) -> Result<Self, CodecError> {
         let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
-        let element = object.get(tags::PIXEL_DATA).ok_or_else(|| {
+        let pixels = object.pixels(tags::PIXEL_DATA)?.ok_or_else(|| {
             CodecError::unsupported(path, "an image without integer pixel data", "convert it")
         })?;
-        let content = match element.value() {
-            DicomValue::Primitive(value) => {
+        let content = match pixels {
+            Pixels::Native(bytes) => {
                 if !syntax.is_codec_free() {
                     return Err(malformed("its pixel data is not compressed as it declares"));
                 }
                 if image.bits_allocated == 32 && syntax.endianness() == Endianness::Big {
-                    // Parsed as 16-bit words, whose order within 32 bits is lost.
+                    // Written as 16-bit words, whose order within 32 bits not all writers agree on.
                     let remedy = "have the sender use Explicit VR Little Endian";
                     return Err(CodecError::unsupported(path, "32-bit big-endian", remedy));
                 }
-                Content::Native(value.to_bytes())
+                Content::Native(bytes)
             }
-            DicomValue::PixelSequence(sequence) => {
-                let fragments = sequence.fragments();
-                let starts = frame_starts(object, fragments, sequence.offset_table(), image.frames)
-                    .ok_or_else(|| malformed("its fragments cannot be told apart into frames"))?;
-                Content::Encapsulated { fragments, starts }
+            Pixels::Encapsulated(found) => {
+                if syntax.is_codec_free() {
+                    let reason =
+                        "its pixel data is compressed, and its transfer syntax does not say how";
+                    return Err(malformed(reason));
+                }
+                let starts = frame_starts(object, found, image.frames, syntax)
+                    .map_err(|reason| malformed(&format!("its pixel data is damaged: {reason}")))?;
+                Content::Encapsulated { fragments: &found.parts, starts }
             }
-            DicomValue::Sequence(_) => return Err(malformed("its pixel data is a sequence")),
         };
         let frames = Self { path, image, syntax, content };
         frames.check_length()?;
@@ -109,7 +113,7 @@ impl<'a> Frames<'a> {
         if (bytes.len() as u64) < needed {
             return Err(CodecError::Truncated {
                 path: self.path.to_owned(),
-                what: "its pixel data",
+                what: "its pixel data".into(),
                 needed,
                 present: bytes.len() as u64,
             });
@@ -124,7 +128,7 @@ impl<'a> Frames<'a> {
             Content::Encapsulated { fragments, starts } => {
                 let parts = &fragments[starts[number]..starts[number + 1]];
                 let bytes = match parts {
-                    [only] => Cow::Borrowed(only.as_slice()),
+                    [only] => Cow::Borrowed(only.as_ref()),
                     many => Cow::Owned(many.concat()),
                 };
                 self.decompress(&bytes, number)
@@ -220,27 +224,48 @@ fn decode(syntax: &TransferSyntax, frame: &OneFrame<'_>) -> Result<Vec<u8>, Stri
     }
 }
 
-/// At which fragment each frame starts, and the fragment count at the end.
+/// At which fragment each frame starts, and the fragment count at the end. The reason, where that cannot be told.
 fn frame_starts(
-    object: &InMemDicomObject,
-    fragments: &[Vec<u8>],
-    basic_offsets: &[u32],
+    object: &DataSet,
+    found: &Fragments,
     frames: usize,
-) -> Option<Vec<usize>> {
-    if fragments.is_empty() {
-        return None;
+    syntax: &TransferSyntax,
+) -> Result<Vec<usize>, String> {
+    let fragments = &found.parts;
+    if fragments.len() < frames {
+        let count = fragments.len();
+        return Err(format!("it holds {count} fragments for {frames} frames; send it again"));
+    }
+    let is_run_length = syntax.uid() == uids::RLE_LOSSLESS;
+    // Without a delimiter the file may have been cut between two fragments.
+    if !found.closed && !is_run_length && !fragments.last().is_some_and(|last| ends_stream(last)) {
+        return Err("its last frame ends too early, and no delimiter follows; send it again".into());
     }
     if frames == 1 {
-        return Some(vec![0, fragments.len()]);
+        return Ok(vec![0, fragments.len()]);
     }
     if fragments.len() == frames {
-        return Some((0..=frames).collect());
+        return Ok((0..=frames).collect());
     }
-    let extended = object.get(tags::EXTENDED_OFFSET_TABLE).map(|e| e.value().to_multi_int::<u64>());
-    let offsets = match extended {
-        Some(Ok(offsets)) if !offsets.is_empty() => offsets,
-        _ => basic_offsets.iter().map(|&offset| u64::from(offset)).collect(),
+    let extended = object.bulk(tags::EXTENDED_OFFSET_TABLE).ok().flatten();
+    let offsets: Vec<u64> = match &extended {
+        Some(table) => offsets::<8>(table),
+        None => offsets::<4>(&found.offsets),
     };
+    if let Some(starts) = starts_by_offset(fragments, &offsets, frames) {
+        return Ok(starts);
+    }
+    if is_run_length {
+        let reason = "each frame of RLE Lossless is one fragment (PS3.5 A.4.2)";
+        return Err(format!(
+            "it holds {} fragments for {frames} frames; {reason}",
+            fragments.len()
+        ));
+    }
+    starts_by_stream(fragments, frames)
+}
+
+fn starts_by_offset(fragments: &[Bytes], offsets: &[u64], frames: usize) -> Option<Vec<usize>> {
     if offsets.len() != frames {
         return None;
     }
@@ -256,7 +281,40 @@ fn frame_starts(
     let mut starts: Vec<usize> =
         offsets.iter().map(|offset| positions.binary_search(offset).ok()).collect::<Option<_>>()?;
     starts.push(fragments.len());
-    starts.windows(2).all(|pair| pair[0] < pair[1]).then_some(starts)
+    let in_order = starts[0] == 0 && starts.windows(2).all(|pair| pair[0] < pair[1]);
+    in_order.then_some(starts)
+}
+
+/// Without a table, a frame begins where a compressed stream does: both kinds of stream mark their ends (PS3.5 A.4).
+fn starts_by_stream(fragments: &[Bytes], frames: usize) -> Result<Vec<usize>, String> {
+    let begins = |at: &usize| codestream::begins(&fragments[*at]);
+    let is_first = |at: &usize| *at == 0 || ends_stream(&fragments[*at - 1]);
+    let mut starts: Vec<usize> = (0..fragments.len()).filter(begins).collect();
+    if starts.len() != frames {
+        // Pixels can look like the beginning of a stream, but hardly right behind the end of one.
+        starts.retain(is_first);
+    }
+    if starts.len() != frames || starts[0] != 0 {
+        return Err(format!(
+            "its offset table does not say where its {frames} frames begin, and its fragments hold {} \
+             compressed streams; have the sender write a Basic Offset Table",
+            starts.len()
+        ));
+    }
+    starts.push(fragments.len());
+    Ok(starts)
+}
+
+/// Whether a fragment ends with the end of a JPEG, JPEG-LS or JPEG 2000 stream, and padding.
+fn ends_stream(fragment: &[u8]) -> bool {
+    let end = fragment.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1);
+    fragment[..end].ends_with(&[0xff, 0xd9])
+}
+
+/// Little-endian numbers of `N` bytes.
+fn offsets<const N: usize>(table: &[u8]) -> Vec<u64> {
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte));
+    table.chunks_exact(N).map(number).collect()
 }
 
 /// A single compressed frame as the registry's decoders want to see it.

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::InMemDicomObject;
 
+use super::data_set::DataSet;
 use super::lut::Lut;
-use super::part10::{items, number, numbers, text};
 use super::stack::Plane;
 use crate::codec::{CodecError, MAX_SAMPLES};
 
@@ -42,13 +41,12 @@ pub(super) struct Image {
 }
 
 impl Image {
-    pub(super) fn read(path: &Path, header: &InMemDicomObject) -> Result<Self, CodecError> {
+    pub(super) fn read(path: &Path, header: &DataSet) -> Result<Self, CodecError> {
         let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
-        let integer = |tag: Tag| number(header, tag).filter(|n| *n >= 0.0 && n.fract() == 0.0);
         let required = |tag: Tag, name: &str| {
-            integer(tag).ok_or_else(|| malformed(&format!("its {name} is missing or no number")))
+            header.count(tag)?.ok_or_else(|| malformed(&format!("its {name} is missing")))
         };
-        let photometric = match text(header, tags::PHOTOMETRIC_INTERPRETATION).as_deref() {
+        let photometric = match header.text(tags::PHOTOMETRIC_INTERPRETATION)?.as_deref() {
             Some("MONOCHROME1") => Photometric::Monochrome1,
             Some("MONOCHROME2") => Photometric::Monochrome2,
             Some("PALETTE COLOR") => Photometric::Palette,
@@ -66,25 +64,27 @@ impl Image {
             None => return Err(malformed("its PhotometricInterpretation is missing")),
         };
         let bits_allocated = required(tags::BITS_ALLOCATED, "BitsAllocated")? as u16;
-        let bits_stored = integer(tags::BITS_STORED).map_or(bits_allocated, |n| n as u16);
-        let high_bit = integer(tags::HIGH_BIT).map_or(bits_stored.saturating_sub(1), |n| n as u16);
-        let signed = number(header, tags::PIXEL_REPRESENTATION) == Some(1.0);
+        let bits_stored = header.count(tags::BITS_STORED)?.map_or(bits_allocated, |n| n as u16);
+        let high_bit = header.count(tags::HIGH_BIT)?;
+        let high_bit = high_bit.map_or(bits_stored.saturating_sub(1), |n| n as u16);
+        let signed = header.count(tags::PIXEL_REPRESENTATION)? == Some(1);
         let image = Self {
-            rows: required(tags::ROWS, "Rows")? as usize,
-            columns: required(tags::COLUMNS, "Columns")? as usize,
-            frames: integer(tags::NUMBER_OF_FRAMES).unwrap_or(1.0) as usize,
-            samples_per_pixel: required(tags::SAMPLES_PER_PIXEL, "SamplesPerPixel")? as usize,
+            rows: required(tags::ROWS, "Rows")?,
+            columns: required(tags::COLUMNS, "Columns")?,
+            frames: header.count(tags::NUMBER_OF_FRAMES)?.unwrap_or(1),
+            samples_per_pixel: required(tags::SAMPLES_PER_PIXEL, "SamplesPerPixel")?,
             bits_allocated,
             bits_stored,
             high_bit,
             signed,
-            planar: number(header, tags::PLANAR_CONFIGURATION) == Some(1.0),
+            planar: header.count(tags::PLANAR_CONFIGURATION)? == Some(1),
             photometric,
             palette: match photometric {
                 Photometric::Palette => Some(palette(path, header, signed)?),
                 _ => None,
             },
-            modality_lut: items(header, tags::MODALITY_LUT_SEQUENCE)
+            modality_lut: header
+                .items(tags::MODALITY_LUT_SEQUENCE)?
                 .first()
                 .map(|item| Lut::read(path, item, tags::LUT_DESCRIPTOR, tags::LUT_DATA, signed))
                 .transpose()?,
@@ -168,7 +168,7 @@ impl Image {
     }
 }
 
-fn palette(path: &Path, header: &InMemDicomObject, signed: bool) -> Result<[Lut; 3], CodecError> {
+fn palette(path: &Path, header: &DataSet, signed: bool) -> Result<[Lut; 3], CodecError> {
     let lut = |descriptor, data| Lut::read(path, header, descriptor, data, signed);
     Ok([
         lut(
@@ -200,10 +200,10 @@ pub(super) struct FrameInfo {
 /// One entry per frame, in stored order. Functional groups (PS3.3 C.7.6.16) go before the data set's root.
 pub(super) fn read_frames(
     path: &Path,
-    header: &InMemDicomObject,
+    header: &DataSet,
     frames: usize,
 ) -> Result<Vec<FrameInfo>, CodecError> {
-    let per_frame = items(header, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
+    let per_frame = header.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?;
     if !per_frame.is_empty() && per_frame.len() != frames {
         return Err(CodecError::malformed(
             path,
@@ -234,44 +234,48 @@ pub(super) fn read_frames(
 }
 
 /// The functional group of `frame` (from 0) that holds `macro_`: its own, the shared one, or the data set's root.
-pub(super) fn group(header: &InMemDicomObject, frame: usize, macro_: Tag) -> &InMemDicomObject {
-    let own = items(header, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE).get(frame);
-    let shared = items(header, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE).first();
-    let mut levels = [own, shared].into_iter().flatten();
-    levels.find_map(|item| items(item, macro_).first()).unwrap_or(header)
+pub(super) fn group(header: &DataSet, frame: usize, macro_: Tag) -> Result<&DataSet, CodecError> {
+    let own = header.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?.get(frame);
+    let shared = header.items(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE)?.first();
+    for level in [own, shared].into_iter().flatten() {
+        if let Some(found) = level.items(macro_)?.first() {
+            return Ok(found);
+        }
+    }
+    Ok(header)
 }
 
 fn read_frame<'a>(
     path: &Path,
-    group: &impl Fn(Tag) -> &'a InMemDicomObject,
+    group: &impl Fn(Tag) -> Result<&'a DataSet, CodecError>,
 ) -> Result<FrameInfo, CodecError> {
     let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
     let plane = read_plane(path, group)?;
-    let transformation = group(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE);
-    let slope = number(transformation, tags::RESCALE_SLOPE).unwrap_or(1.0);
+    let transformation = group(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?;
+    let slope = transformation.number(tags::RESCALE_SLOPE)?.unwrap_or(1.0);
     if slope == 0.0 {
         return Err(malformed("its RescaleSlope is 0, which leaves no image"));
     }
     Ok(FrameInfo {
         plane,
         slope,
-        intercept: number(transformation, tags::RESCALE_INTERCEPT).unwrap_or(0.0),
-        window: window(group(tags::FRAME_VOILUT_SEQUENCE)),
+        intercept: transformation.number(tags::RESCALE_INTERCEPT)?.unwrap_or(0.0),
+        window: window(group(tags::FRAME_VOILUT_SEQUENCE)?)?,
     })
 }
 
 /// Where a frame lies; `None` where nothing says so.
 pub(super) fn read_plane<'a>(
     path: &Path,
-    group: &impl Fn(Tag) -> &'a InMemDicomObject,
+    group: &impl Fn(Tag) -> Result<&'a DataSet, CodecError>,
 ) -> Result<Option<Plane>, CodecError> {
-    let measures = group(tags::PIXEL_MEASURES_SEQUENCE);
-    let position = numbers(group(tags::PLANE_POSITION_SEQUENCE), tags::IMAGE_POSITION_PATIENT);
+    let measures = group(tags::PIXEL_MEASURES_SEQUENCE)?;
+    let position = group(tags::PLANE_POSITION_SEQUENCE)?.numbers(tags::IMAGE_POSITION_PATIENT)?;
     let orientation =
-        numbers(group(tags::PLANE_ORIENTATION_SEQUENCE), tags::IMAGE_ORIENTATION_PATIENT);
+        group(tags::PLANE_ORIENTATION_SEQUENCE)?.numbers(tags::IMAGE_ORIENTATION_PATIENT)?;
     match (position.as_deref(), orientation.as_deref()) {
         (Some(&[x, y, z]), Some(&[a, b, c, d, e, f])) => {
-            let spacing = match numbers(measures, tags::PIXEL_SPACING).as_deref() {
+            let spacing = match measures.numbers(tags::PIXEL_SPACING)?.as_deref() {
                 Some(&[rows, columns]) if rows > 0.0 && columns > 0.0 => [rows, columns],
                 _ => {
                     let reason = "its PixelSpacing is missing or not positive";
@@ -282,7 +286,7 @@ pub(super) fn read_plane<'a>(
                 position: [x, y, z],
                 orientation: [[a, b, c], [d, e, f]],
                 spacing,
-                thickness: number(measures, tags::SLICE_THICKNESS).filter(|t| *t > 0.0),
+                thickness: measures.number(tags::SLICE_THICKNESS)?.filter(|t| *t > 0.0),
             }))
         }
         _ => Ok(None),
@@ -290,10 +294,13 @@ pub(super) fn read_plane<'a>(
 }
 
 /// Black and white of the first window (PS3.3 C.11.2.1.2 and C.11.2.1.3.2).
-fn window(voi: &InMemDicomObject) -> Option<(f64, f64)> {
-    let centre = number(voi, tags::WINDOW_CENTER)?;
-    let width = number(voi, tags::WINDOW_WIDTH)?;
-    match text(voi, tags::VOILUT_FUNCTION).as_deref() {
+fn window(voi: &DataSet) -> Result<Option<(f64, f64)>, CodecError> {
+    let (Some(centre), Some(width)) =
+        (voi.number(tags::WINDOW_CENTER)?, voi.number(tags::WINDOW_WIDTH)?)
+    else {
+        return Ok(None);
+    };
+    Ok(match voi.text(tags::VOILUT_FUNCTION)?.as_deref() {
         Some("LINEAR_EXACT" | "SIGMOID") if width > 0.0 => {
             Some((centre - width / 2.0, centre + width / 2.0))
         }
@@ -302,5 +309,5 @@ fn window(voi: &InMemDicomObject) -> Option<(f64, f64)> {
             Some((middle - half, middle + half))
         }
         _ => None,
-    }
+    })
 }

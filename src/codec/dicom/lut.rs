@@ -1,9 +1,8 @@
 use std::path::Path;
 
 use dicom_core::Tag;
-use dicom_object::InMemDicomObject;
 
-use super::part10::numbers;
+use super::data_set::DataSet;
 use crate::codec::CodecError;
 
 /// A lookup table (PS3.3 C.7.6.3.1.5 and C.11.1.1): stored value to output value.
@@ -19,19 +18,18 @@ impl Lut {
     /// `signed`: whether stored values are, and with them the first mapped value.
     pub(super) fn read(
         path: &Path,
-        object: &InMemDicomObject,
+        object: &DataSet,
         descriptor: Tag,
         data: Tag,
         signed: bool,
     ) -> Result<Self, CodecError> {
         let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
-        let Some(&[entries, first, bits]) = numbers(object, descriptor).as_deref() else {
-            return Err(malformed("a lookup table descriptor is missing"));
+        let Some(&[entries, first, bits]) = object.numbers(descriptor)?.as_deref() else {
+            return Err(malformed("a lookup table descriptor is missing or not three numbers"));
         };
-        let bytes =
-            object.get(data).and_then(|element| element.to_bytes().ok()).ok_or_else(|| {
-                CodecError::unsupported(path, "a segmented palette", "convert to RGB")
-            })?;
+        let bytes = object.bulk(data)?.ok_or_else(|| {
+            CodecError::unsupported(path, "a segmented palette", "convert to RGB")
+        })?;
         // Written as US or SS whatever the table is: read all three as 16 bits.
         let entries = match entries as i32 & 0xffff {
             0 => 65536,

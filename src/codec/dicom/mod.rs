@@ -3,11 +3,15 @@
 //! Files are read twice, headers first, so that a series is known to form a grid within the limits
 //! before its pixels take memory. Slices are ordered by where they lie, never by file name or number.
 
+mod attributes;
+mod character_set;
 mod codestream;
+mod data_set;
 mod frames;
 mod head;
 mod image;
 mod lut;
+mod parse;
 mod part10;
 mod rle;
 mod samples;
@@ -16,7 +20,6 @@ mod series;
 mod source;
 mod stack;
 mod synthetic;
-mod unknown;
 mod whole;
 
 use std::collections::{BTreeMap, HashSet};
@@ -27,8 +30,9 @@ use tracing::debug;
 use self::series::Instance;
 use super::{Case, CodecError};
 
+pub(super) use self::data_set::DataSet;
 pub use self::head::{Identity, identify, series_in};
-pub(super) use self::part10::{is_dicom, items, read_data_set, text};
+pub(super) use self::part10::{is_dicom, read_data_set};
 pub(super) use self::segmentation::{
     Frame, Segment, Segmentation as StoredSegmentation, is_segmentation,
 };

@@ -22,7 +22,7 @@ pub(super) fn decode(
     if raw.bytes.len() < needed * width {
         return Err(CodecError::Truncated {
             path: path.to_owned(),
-            what: "a frame",
+            what: "a frame".into(),
             needed: (needed * width) as u64,
             present: raw.bytes.len() as u64,
         });

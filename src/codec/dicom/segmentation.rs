@@ -4,11 +4,11 @@ use std::path::Path;
 
 use dicom_core::Tag;
 use dicom_dictionary_std::{tags, uids};
-use dicom_object::InMemDicomObject;
 
+use super::data_set::DataSet;
 use super::frames::Frames;
 use super::image::{Image, group, read_plane};
-use super::part10::{Part10, items, number, text};
+use super::part10::Part10;
 use super::stack::Plane;
 use crate::codec::CodecError;
 
@@ -46,74 +46,74 @@ pub(in crate::codec) fn is_segmentation(path: &Path) -> Result<bool, CodecError>
     if !super::is_dicom(&bytes) {
         return Ok(false);
     }
-    let header = Part10::from_bytes(path, bytes)?.header(path)?;
-    Ok(text(&header, tags::SOP_CLASS_UID).is_some_and(|uid| KINDS.contains(&uid.as_ref())))
+    let class = Part10::from_bytes(path, bytes)?.data_set().text(tags::SOP_CLASS_UID)?;
+    Ok(class.is_some_and(|uid| KINDS.contains(&uid.as_str())))
 }
 
 impl Segmentation {
     pub(in crate::codec) fn read(path: &Path) -> Result<Self, CodecError> {
         let malformed = |reason: String| CodecError::malformed(path, "DICOM", reason);
         let file = Part10::open(path)?;
-        let object = file.whole(path)?;
-        if text(&object, tags::SEGMENTATION_TYPE).as_deref() != Some("BINARY")
+        let object = file.data_set();
+        if object.text(tags::SEGMENTATION_TYPE)?.as_deref() != Some("BINARY")
             || !file.transfer_syntax.is_codec_free()
         {
             let what = "a segmentation that is fractional, a label map or compressed";
             return Err(CodecError::unsupported(path, what, "give it as BINARY, uncompressed"));
         }
-        let image = Image::read(path, &object)?;
+        let image = Image::read(path, object)?;
         if image.bits_allocated != 1 {
             return Err(malformed("a BINARY segmentation has 1 bit a pixel".into()));
         }
-        let stored = Frames::new(path, &object, &image, file.transfer_syntax)?;
-        let groups = items(&object, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE).len();
+        let stored = Frames::new(path, object, &image, file.transfer_syntax)?;
+        let groups = object.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?.len();
         if groups != image.frames {
             let reason = format!("{} frames but {groups} functional groups", image.frames);
             return Err(malformed(reason));
         }
         let frames = (0..image.frames)
             .map(|frame| {
-                let group = |macro_: Tag| group(&object, frame, macro_);
-                let identification = group(tags::SEGMENT_IDENTIFICATION_SEQUENCE);
-                let segment = number(identification, tags::REFERENCED_SEGMENT_NUMBER)
+                let group = |macro_: Tag| group(object, frame, macro_);
+                let segment = group(tags::SEGMENT_IDENTIFICATION_SEQUENCE)?
+                    .count(tags::REFERENCED_SEGMENT_NUMBER)?
                     .ok_or_else(|| malformed(format!("frame {} names no segment", frame + 1)))?;
                 Ok(Frame {
                     segment: segment as u16,
                     plane: read_plane(path, &group)?,
-                    sources: sources(group(tags::DERIVATION_IMAGE_SEQUENCE)),
+                    sources: sources(group(tags::DERIVATION_IMAGE_SEQUENCE)?)?,
                     pixels: stored.get(frame)?.bytes.into_owned(),
                 })
             })
             .collect::<Result<_, CodecError>>()?;
-        Ok(Self { segments: segments(&object), rows: image.rows, columns: image.columns, frames })
+        Ok(Self { segments: segments(object)?, rows: image.rows, columns: image.columns, frames })
     }
 }
 
-fn segments(object: &InMemDicomObject) -> Vec<Segment> {
-    let own = |item: &InMemDicomObject, tag| text(item, tag).map(|text| text.trim().to_owned());
-    items(object, tags::SEGMENT_SEQUENCE)
-        .iter()
-        .filter_map(|item| {
-            let kind = items(item, tags::SEGMENTED_PROPERTY_TYPE_CODE_SEQUENCE).first();
-            Some(Segment {
-                number: number(item, tags::SEGMENT_NUMBER)? as u16,
-                name: own(item, tags::SEGMENT_LABEL).unwrap_or_default(),
-                kind: kind.and_then(|code| {
-                    let scheme = own(code, tags::CODING_SCHEME_DESIGNATOR)?;
-                    Some((own(code, tags::CODE_VALUE)?, scheme))
-                }),
-            })
-        })
-        .collect()
+fn segments(object: &DataSet) -> Result<Vec<Segment>, CodecError> {
+    let mut segments = Vec::new();
+    for item in object.items(tags::SEGMENT_SEQUENCE)? {
+        let Some(number) = item.count(tags::SEGMENT_NUMBER)? else { continue };
+        let kind = match item.items(tags::SEGMENTED_PROPERTY_TYPE_CODE_SEQUENCE)?.first() {
+            Some(code) => {
+                let scheme = code.text(tags::CODING_SCHEME_DESIGNATOR)?;
+                code.text(tags::CODE_VALUE)?.zip(scheme)
+            }
+            None => None,
+        };
+        // For people alone: one in an unknown character set costs no mask.
+        let name = item.text(tags::SEGMENT_LABEL).ok().flatten().unwrap_or_default();
+        segments.push(Segment { number: number as u16, name, kind });
+    }
+    Ok(segments)
 }
 
-fn sources(derivation: &InMemDicomObject) -> Vec<(String, Option<u32>)> {
-    items(derivation, tags::SOURCE_IMAGE_SEQUENCE)
-        .iter()
-        .filter_map(|item| {
-            let instance = text(item, tags::REFERENCED_SOP_INSTANCE_UID)?.into_owned();
-            let frame = number(item, tags::REFERENCED_FRAME_NUMBER).map(|frame| frame as u32);
-            Some((instance, frame))
-        })
-        .collect()
+fn sources(derivation: &DataSet) -> Result<Vec<(String, Option<u32>)>, CodecError> {
+    let mut sources = Vec::new();
+    for item in derivation.items(tags::SOURCE_IMAGE_SEQUENCE)? {
+        if let Some(instance) = item.text(tags::REFERENCED_SOP_INSTANCE_UID)? {
+            let frame = item.count(tags::REFERENCED_FRAME_NUMBER)?;
+            sources.push((instance, frame.map(|frame| frame as u32)));
+        }
+    }
+    Ok(sources)
 }

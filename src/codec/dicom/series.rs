@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use dicom_core::Tag;
 use dicom_dictionary_std::{tags, uids};
-use dicom_object::InMemDicomObject;
 use ndarray::{Array4, ArrayView3, Axis};
 
+use super::data_set::DataSet;
 use super::frames::{self, Frames};
 use super::image::{self, FrameInfo, Image};
-use super::part10::{Part10, number, text};
+use super::part10::Part10;
 use super::samples;
 use super::source::{DicomSource, SourceInstance, SourceSlice};
 use super::stack::{self, Misfit, Plane};
@@ -34,26 +34,29 @@ impl Instance {
     /// `None` if the file holds no image to segment.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, CodecError> {
         let file = Part10::open(path)?;
-        let header = file.header(path)?;
-        if !is_image(&header) {
+        let header = file.data_set();
+        if !is_image(header)? {
             return Ok(None);
         }
         frames::check_syntax(path, file.transfer_syntax)?;
-        let image = Image::read(path, &header)?;
+        let image = Image::read(path, header)?;
         let required = |tag: Tag, name: &str| {
-            text(&header, tag).map(std::borrow::Cow::into_owned).ok_or_else(|| {
+            header.text(tag)?.ok_or_else(|| {
                 CodecError::malformed(path, "DICOM", format!("its {name} is missing"))
             })
         };
+        // It orders cases and names them; one that is no number costs no image.
+        let number = header.number(tags::SERIES_NUMBER).ok().flatten();
+        let image_type = header.text(tags::IMAGE_TYPE)?;
         Ok(Some(Self {
             path: path.to_owned(),
             series: required(tags::SERIES_INSTANCE_UID, "SeriesInstanceUID")?,
             sop_class: required(tags::SOP_CLASS_UID, "SOPClassUID")?,
             sop_uid: required(tags::SOP_INSTANCE_UID, "SOPInstanceUID")?,
-            number: number(&header, tags::SERIES_NUMBER).and_then(series_number),
-            frame_of_reference: text(&header, tags::FRAME_OF_REFERENCE_UID).map(Into::into),
-            localizer: text(&header, tags::IMAGE_TYPE).is_some_and(|t| t.contains("LOCALIZER")),
-            frames: image::read_frames(path, &header, image.frames)?,
+            number: number.and_then(series_number),
+            frame_of_reference: header.text(tags::FRAME_OF_REFERENCE_UID)?,
+            localizer: image_type.is_some_and(|text| text.contains("LOCALIZER")),
+            frames: image::read_frames(path, header, image.frames)?,
             image,
         }))
     }
@@ -80,9 +83,9 @@ pub(super) const NOT_IMAGES: [&str; 4] = [
 ];
 
 /// Whether the object is an image that can be segmented; a dose grid or a segmentation has pixels too.
-fn is_image(header: &InMemDicomObject) -> bool {
-    header.get(tags::ROWS).is_some()
-        && !text(header, tags::SOP_CLASS_UID).is_some_and(|uid| NOT_IMAGES.contains(&uid.as_ref()))
+fn is_image(header: &DataSet) -> Result<bool, CodecError> {
+    let class = header.text(tags::SOP_CLASS_UID)?;
+    Ok(header.has(tags::ROWS) && !class.is_some_and(|uid| NOT_IMAGES.contains(&uid.as_str())))
 }
 
 pub(super) fn is_localizer(instances: &[Instance]) -> bool {
@@ -172,8 +175,7 @@ fn decode(
     for (index, instance) in instances.iter().enumerate() {
         let Instance { path, image, .. } = instance;
         let file = Part10::open(path)?;
-        let mut object = file.whole(path)?;
-        let frames = Frames::new(path, &object, image, file.transfer_syntax)?;
+        let frames = Frames::new(path, file.data_set(), image, file.transfer_syntax)?;
         let own = slices.iter().enumerate().filter(|(_, slice)| slice.0 == index);
         for (depth, &(_, frame)) in own {
             let raw = frames.get(frame)?;
@@ -188,8 +190,7 @@ fn decode(
         }
         drop(frames);
         if index == first_instance {
-            object.remove_element(tags::PIXEL_DATA);
-            header = Some(object);
+            header = Some(file.into_data_set().detached());
         }
     }
     let range = samples::nominal_range(&first.image, &first.frames[first_frame]);

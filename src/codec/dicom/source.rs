@@ -1,17 +1,16 @@
 use std::fmt;
 
 use dicom_core::Tag;
-use dicom_dictionary_std::tags;
-use dicom_object::InMemDicomObject;
 
-use super::part10::text;
+use super::data_set::DataSet;
+use crate::codec::CodecError;
 
 /// What a result needs to know of the series it was computed from.
 ///
 /// Holds the patient's data: its `Debug` shows none of it.
 pub struct DicomSource {
     /// Everything but the pixels of the instance that holds the first slice.
-    pub(in crate::codec) header: InMemDicomObject,
+    pub(in crate::codec) header: DataSet,
     pub(in crate::codec) instances: Vec<SourceInstance>,
     /// One per slice of the volume, in its order.
     pub(in crate::codec) slices: Vec<SourceSlice>,
@@ -33,24 +32,24 @@ pub(in crate::codec) struct SourceSlice {
 
 impl DicomSource {
     /// Text of an attribute of the series' first instance; `None` if absent or empty.
-    #[must_use]
-    pub fn text(&self, tag: Tag) -> Option<String> {
-        text(&self.header, tag).map(std::borrow::Cow::into_owned)
+    ///
+    /// # Errors
+    /// If there is a value that cannot be read.
+    pub fn text(&self, tag: Tag) -> Result<Option<String>, CodecError> {
+        self.header.text(tag)
     }
 
-    #[must_use]
-    pub fn study_instance_uid(&self) -> Option<String> {
-        self.text(tags::STUDY_INSTANCE_UID)
+    /// Bytes of a text of the series' first instance, without padding, in its character set; `None` if absent or empty.
+    pub(in crate::codec) fn bytes(&self, tag: Tag) -> Option<Vec<u8>> {
+        self.header.text_bytes(tag)
     }
 
-    #[must_use]
-    pub fn series_instance_uid(&self) -> Option<String> {
-        self.text(tags::SERIES_INSTANCE_UID)
-    }
-
-    #[must_use]
-    pub fn modality(&self) -> Option<String> {
-        self.text(tags::MODALITY)
+    /// First number of an attribute of the series' first instance; `None` if absent or empty.
+    ///
+    /// # Errors
+    /// If there is a value that cannot be read.
+    pub fn number(&self, tag: Tag) -> Result<Option<f64>, CodecError> {
+        self.header.number(tag)
     }
 }
 

@@ -127,7 +127,12 @@ impl Extent {
             return Ok(());
         }
         let (needed, present) = (self.offset + self.size, self.offset + present);
-        Err(CodecError::Truncated { path: path.to_owned(), what: "its volume", needed, present })
+        Err(CodecError::Truncated {
+            path: path.to_owned(),
+            what: "its volume".into(),
+            needed,
+            present,
+        })
     }
 }
 
@@ -158,7 +163,7 @@ fn open(path: &Path) -> Result<(NiftiHeader, Box<dyn Read>, Extent), CodecError>
     let reachable = if packed { on_disk.saturating_mul(MAX_DEFLATE_RATIO) } else { on_disk };
     let short = |present| CodecError::Truncated {
         path: path.to_owned(),
-        what: "its volume",
+        what: "its volume".into(),
         needed,
         present,
     };

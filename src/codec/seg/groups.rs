@@ -5,16 +5,20 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
 use super::element::{code, decimal, decimals, put, put_items, put_text};
+use crate::codec::CodecError;
 use crate::codec::dicom::{DicomSource, SourceSlice};
 use crate::domain::{Geometry, Label, Uid};
 
 /// Groups that hold for all frames.
-pub(super) fn shared(source: &DicomSource, geometry: Option<&Geometry>) -> InMemDicomObject {
+pub(super) fn shared(
+    source: &DicomSource,
+    geometry: Option<&Geometry>,
+) -> Result<InMemDicomObject, CodecError> {
     let mut groups = InMemDicomObject::new_empty();
     if let Some(geometry) = geometry {
         let mut measures = InMemDicomObject::new_empty();
-        let thickness = source.text(tags::SLICE_THICKNESS).and_then(|text| text.parse().ok());
-        let thickness = thickness.filter(|t: &f64| *t > 0.0).unwrap_or(geometry.spacing[2]);
+        let thickness = source.number(tags::SLICE_THICKNESS)?.filter(|t| *t > 0.0);
+        let thickness = thickness.unwrap_or(geometry.spacing[2]);
         put(&mut measures, tags::SLICE_THICKNESS, VR::DS, decimal(thickness));
         put(&mut measures, tags::SPACING_BETWEEN_SLICES, VR::DS, decimal(geometry.spacing[2]));
         let spacing = decimals(&[geometry.spacing[1], geometry.spacing[0]]);
@@ -26,7 +30,7 @@ pub(super) fn shared(source: &DicomSource, geometry: Option<&Geometry>) -> InMem
         put(&mut orientation, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, directions);
         put_items(&mut groups, tags::PLANE_ORIENTATION_SEQUENCE, [orientation]);
     }
-    groups
+    Ok(groups)
 }
 
 /// Groups of the frame that shows `label` in slice `index`.

@@ -4,6 +4,7 @@
 //! the source's, so that sending again is recognised as such by whoever receives it.
 
 mod bits;
+pub(in crate::codec) mod copied;
 pub(in crate::codec) mod element;
 mod groups;
 mod read;
@@ -17,6 +18,7 @@ use dicom_object::InMemDicomObject;
 use ndarray::Axis;
 use sha2::{Digest, Sha256};
 
+use self::copied::{Copied, put_bytes, put_where_present};
 use self::element::{put, put_items, put_text};
 pub use self::read::{is_segmentation, read};
 use self::segments::MANUFACTURER;
@@ -71,19 +73,19 @@ pub fn encode(
     provenance: &Provenance,
 ) -> Result<Seg, CodecError> {
     check(source, segmentation, labels)?;
+    let copied = Copied::new(source, labels, provenance);
     let uids = Uids::derive(form, source, segmentation, provenance)?;
     let mut object = InMemDicomObject::new_empty();
-    put_patient_and_study(&mut object, source);
+    copied.put_patient_and_study(&mut object);
     put_series_and_equipment(&mut object, form, source, provenance, &uids);
     let placed = geometry.is_some();
     if placed {
         put(&mut object, tags::FRAME_OF_REFERENCE_UID, VR::UI, uids.frame_of_reference.as_str());
-        let indicator = source.text(tags::POSITION_REFERENCE_INDICATOR).unwrap_or_default();
-        put_text(&mut object, tags::POSITION_REFERENCE_INDICATOR, VR::LO, &indicator);
+        copied.put_position_reference_indicator(&mut object);
     } else {
         // Which way the rows and columns run, where no frame of reference tells it.
-        let orientation = source.text(tags::PATIENT_ORIENTATION).unwrap_or_default();
-        put(&mut object, tags::PATIENT_ORIENTATION, VR::CS, orientation);
+        put(&mut object, tags::PATIENT_ORIENTATION, VR::CS, "");
+        put_where_present(&mut object, source, tags::PATIENT_ORIENTATION, VR::CS);
     }
     put_image(&mut object, form, source, &uids);
     put_lossy_history(&mut object, source);
@@ -91,7 +93,7 @@ pub fn encode(
     let items: Vec<_> = labels.iter().map(|label| segments::segment(label, provenance)).collect();
     put_items(&mut object, tags::SEGMENT_SEQUENCE, items);
     groups::put_dimensions(&mut object, &uids.dimensions, placed);
-    let shared = groups::shared(source, geometry);
+    let shared = groups::shared(source, geometry)?;
     put_items(&mut object, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, [shared]);
     let slices = segmentation.mask.len_of(Axis(0));
     let frames: Vec<_> = labels
@@ -103,7 +105,7 @@ pub fn encode(
     put_items(&mut object, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, frames);
     put_pixels(&mut object, form.kind, segmentation, labels);
 
-    let bytes = element::write(object, FORMAT)?;
+    let bytes = element::write(copied.finish(object), FORMAT)?;
     Ok(Seg { sop_instance_uid: uids.instance, bytes })
 }
 
@@ -112,8 +114,8 @@ fn check(
     segmentation: &Segmentation,
     labels: &[Label],
 ) -> Result<(), CodecError> {
-    let side = |tag: Tag| source.text(tag).and_then(|text| text.parse().ok()).unwrap_or(0);
-    let expected = vec![source.slices.len(), side(tags::ROWS), side(tags::COLUMNS)];
+    let side = |tag: Tag| Ok::<_, CodecError>(source.number(tag)?.unwrap_or(0.0) as usize);
+    let expected = vec![source.slices.len(), side(tags::ROWS)?, side(tags::COLUMNS)?];
     let found = segmentation.mask.shape().to_vec();
     if found != expected {
         return Err(CodecError::Shape { what: "the mask's size", found, expected });
@@ -163,7 +165,7 @@ impl Uids {
     ) -> Result<Self, CodecError> {
         let required = |tag: Tag, name: &str| {
             source
-                .text(tag)
+                .text(tag)?
                 .ok_or_else(|| CodecError::encode(FORMAT, format!("no {name} in the source")))
         };
         let source_series = required(tags::SERIES_INSTANCE_UID, "SeriesInstanceUID")?;
@@ -185,7 +187,7 @@ impl Uids {
         parts.push(&revision);
         parts.extend(source.instances.iter().map(|instance| instance.sop_instance.as_str()));
         let instance = Uid::derived(&parts);
-        let frame_of_reference = source.text(tags::FRAME_OF_REFERENCE_UID).unwrap_or_else(|| {
+        let frame_of_reference = source.text(tags::FRAME_OF_REFERENCE_UID)?.unwrap_or_else(|| {
             // Placed, but in no named frame: one that all results of the series share.
             Uid::derived(&["frame of reference", &source_series]).to_string()
         });
@@ -201,39 +203,6 @@ impl Uids {
             instance,
             frame_of_reference,
         })
-    }
-}
-
-/// Type 1 and 2 attributes: present even where the source has none.
-const PATIENT_AND_STUDY: [(Tag, VR); 9] = [
-    (tags::PATIENT_NAME, VR::PN),
-    (tags::PATIENT_ID, VR::LO),
-    (tags::PATIENT_BIRTH_DATE, VR::DA),
-    (tags::PATIENT_SEX, VR::CS),
-    (tags::STUDY_DATE, VR::DA),
-    (tags::STUDY_TIME, VR::TM),
-    (tags::STUDY_ID, VR::SH),
-    (tags::ACCESSION_NUMBER, VR::SH),
-    (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
-];
-const WHERE_PRESENT: [(Tag, VR); 4] = [
-    (tags::ISSUER_OF_PATIENT_ID, VR::LO),
-    (tags::STUDY_DESCRIPTION, VR::LO),
-    (tags::PATIENT_AGE, VR::AS),
-    (tags::TIMEZONE_OFFSET_FROM_UTC, VR::SH),
-];
-
-/// Patient and study: the source's, so that the result is filed beside it.
-pub(in crate::codec) fn put_patient_and_study(object: &mut InMemDicomObject, source: &DicomSource) {
-    // Source text was decoded by its own character set.
-    put(object, tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192");
-    for (tag, vr) in PATIENT_AND_STUDY {
-        put(object, tag, vr, source.text(tag).unwrap_or_default());
-    }
-    for (tag, vr) in WHERE_PRESENT {
-        if let Some(text) = source.text(tag) {
-            put(object, tag, vr, text);
-        }
     }
 }
 
@@ -300,11 +269,13 @@ fn put_image(object: &mut InMemDicomObject, form: Form, source: &DicomSource, ui
 
 /// The source's own moment, not the clock's: the same input must give the same bytes.
 pub(in crate::codec) fn put_moment(object: &mut InMemDicomObject, source: &DicomSource) {
-    let first = |candidates: &[Tag]| candidates.iter().find_map(|&tag| source.text(tag));
+    let first = |candidates: &[Tag]| candidates.iter().find_map(|&tag| source.bytes(tag));
     let date = [tags::CONTENT_DATE, tags::ACQUISITION_DATE, tags::SERIES_DATE, tags::STUDY_DATE];
     let time = [tags::CONTENT_TIME, tags::ACQUISITION_TIME, tags::SERIES_TIME, tags::STUDY_TIME];
-    put(object, tags::CONTENT_DATE, VR::DA, first(&date).unwrap_or_else(|| "19700101".to_owned()));
-    put(object, tags::CONTENT_TIME, VR::TM, first(&time).unwrap_or_else(|| "000000".to_owned()));
+    let date = first(&date).unwrap_or_else(|| b"19700101".to_vec());
+    let time = first(&time).unwrap_or_else(|| b"000000".to_vec());
+    put_bytes(object, tags::CONTENT_DATE, VR::DA, date);
+    put_bytes(object, tags::CONTENT_TIME, VR::TM, time);
 }
 
 /// Equipment module and the item of `ContributingEquipmentSequence` for this program.
@@ -324,23 +295,23 @@ pub(in crate::codec) fn put_series_number(
     source: &DicomSource,
     offset: i32,
 ) {
-    let number: i32 =
-        source.text(tags::SERIES_NUMBER).and_then(|text| text.parse().ok()).unwrap_or(0);
+    // One that is no number costs no result.
+    let number = source.number(tags::SERIES_NUMBER).ok().flatten().unwrap_or(0.0) as i32;
     let number = number.max(0).saturating_mul(100).saturating_add(offset);
     put(object, tags::SERIES_NUMBER, VR::IS, number.to_string());
 }
 
 /// Once lossy, always lossy: what the source went through holds for what is derived from it.
 pub(in crate::codec) fn put_lossy_history(object: &mut InMemDicomObject, source: &DicomSource) {
-    let lossy = source.text(tags::LOSSY_IMAGE_COMPRESSION).is_some_and(|text| text == "01");
+    let lossy = source.bytes(tags::LOSSY_IMAGE_COMPRESSION).is_some_and(|text| text == b"01");
     put_text(object, tags::LOSSY_IMAGE_COMPRESSION, VR::CS, if lossy { "01" } else { "00" });
     let history = [
         (tags::LOSSY_IMAGE_COMPRESSION_RATIO, VR::DS),
         (tags::LOSSY_IMAGE_COMPRESSION_METHOD, VR::CS),
     ];
     for (tag, vr) in history {
-        if let (true, Some(text)) = (lossy, source.text(tag)) {
-            put(object, tag, vr, text);
+        if lossy {
+            put_where_present(object, source, tag, vr);
         }
     }
 }
