@@ -543,17 +543,17 @@ fn a_name_keeps_its_bytes_and_its_character_set() {
         let mut stored = elements(&slice());
         change(&mut stored, tags::SPECIFIC_CHARACTER_SET, |e| e.bytes = set.as_bytes().to_vec());
         change(&mut stored, tags::PATIENT_NAME, |e| e.bytes = name.to_vec());
-        let found = read(&part10(&stored, uids::EXPLICIT_VR_LITTLE_ENDIAN)).unwrap().seg;
-        let raw = |tag| match found.get(tag).map(|element| element.value().primitive().unwrap()) {
-            Some(value) => value.to_bytes().into_owned(),
-            None => Vec::new(),
-        };
-        assert_eq!(raw(tags::SPECIFIC_CHARACTER_SET).trim_ascii_end(), set.as_bytes());
-        // The reader turns text of sets that it knows into Unicode.
-        if let Some(PrimitiveValue::U8(_)) =
-            found.get(tags::PATIENT_NAME).unwrap().value().primitive()
+        let folder = folder_of(&part10(&stored, uids::EXPLICIT_VR_LITTLE_ENDIAN));
+        let file = encode(&codec::read(folder.path()).unwrap()[0]).unwrap();
+        for (tag, vr, expected) in
+            [(tags::SPECIFIC_CHARACTER_SET, "CS", set.as_bytes()), (tags::PATIENT_NAME, "PN", name)]
         {
-            assert_eq!(raw(tags::PATIENT_NAME).trim_ascii_end(), name);
+            let mut element = Vec::new();
+            let mut bytes = expected.to_vec();
+            bytes.resize(bytes.len().next_multiple_of(2), b' ');
+            Element::new(tag, vr, &bytes).write(uids::EXPLICIT_VR_LITTLE_ENDIAN, &mut element);
+            let is_there = file.windows(element.len()).any(|window| window == element);
+            assert_eq!(is_there, !expected.is_empty(), "{set} {tag}");
         }
     }
 }
@@ -634,4 +634,28 @@ fn labels_that_are_not_ascii_make_the_text_unicode() {
     assert_eq!(text(tags::PATIENT_NAME), "Çavuşoğlu");
     let label = &object.element(tags::SEGMENT_SEQUENCE).unwrap().items().unwrap()[0];
     assert_eq!(label.element(tags::SEGMENT_LABEL).unwrap().to_str().unwrap().trim(), "Großhirn");
+}
+
+/// Inputs for the fuzzer: one object in different ways of writing it.
+pub(crate) fn kept() -> Vec<(&'static str, Vec<u8>)> {
+    let plain = elements(&slice());
+    let all_unknown: Vec<_> =
+        plain.iter().map(|element| Element { vr: *b"UN", ..element.clone() }).collect();
+    let (explicit, implicit) = (uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN);
+    let mut japanese = plain.clone();
+    change(&mut japanese, tags::SPECIFIC_CHARACTER_SET, |e| e.bytes = NAMES[0].0.into());
+    change(&mut japanese, tags::PATIENT_NAME, |e| e.bytes = NAMES[0].1.into());
+    let folder = tempdir().unwrap();
+    let fragments: [&[u8]; 4] =
+        [b"\xff\xd8\xff\xd9", b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xd8\xff\xd9"];
+    let fragments = encapsulated(folder.path(), uids::JPEG_BASELINE8_BIT, &fragments, false);
+    vec![
+        ("unknown", part10(&all_unknown, explicit)),
+        ("big-endian", part10(&plain, BIG_ENDIAN)),
+        ("deflated", part10(&plain, uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)),
+        ("bare", data_set(&plain, implicit)),
+        ("japanese", part10(&japanese, explicit)),
+        ("fragments", std::fs::read(fragments).unwrap()),
+        ("trailing", [part10(&plain, implicit), vec![0; 16]].concat()),
+    ]
 }

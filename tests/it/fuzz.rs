@@ -70,6 +70,9 @@ fn seeds() {
     let series = codec::dicom::encode_mr_series(&volume, 1).unwrap();
     keep("dicom", "slice", &series[0]);
     keep("dicom", "head", &series[0][..600]);
+    for (name, bytes) in crate::attributes::kept() {
+        keep("dicom", name, &bytes);
+    }
 
     let object = SopReference {
         sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.4"),

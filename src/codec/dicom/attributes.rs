@@ -54,9 +54,11 @@ impl DataSet {
         let Some(bytes) = textual(element, bytes) else {
             return self.text(tag).ok().flatten().map(String::into_bytes);
         };
-        let length =
-            bytes.iter().rposition(|byte| !matches!(byte, 0 | b' ')).map_or(0, |at| at + 1);
-        (length > 0).then(|| bytes[..length].to_vec())
+        // Spaces in front may belong to what people wrote, and nowhere else.
+        let is_prose = own_vr(tag).and_then(VirtualVr::exact).is_some_and(is_prose);
+        let last = bytes.iter().rposition(|byte| !matches!(byte, 0 | b' '));
+        let bytes = if is_prose { &bytes[..last.map_or(0, |at| at + 1)] } else { trim(bytes) };
+        (!bytes.is_empty()).then(|| bytes.to_vec())
     }
 
     /// All numbers of the attribute; every one of them is finite.
@@ -189,6 +191,11 @@ fn is_text(vr: VR) -> bool {
             vr,
             VR::AT | VR::OB | VR::OD | VR::OF | VR::OL | VR::OV | VR::OW | VR::SQ | VR::UN
         )
+}
+
+/// Text in the character set of the data set (PS3.5 section 6.1.2.3).
+fn is_prose(vr: VR) -> bool {
+    matches!(vr, VR::SH | VR::LO | VR::ST | VR::LT | VR::PN | VR::UC | VR::UT)
 }
 
 /// Whether zeros in the value say something: whether it is binary, by its declaration or else by its own VR.
