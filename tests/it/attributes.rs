@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cdal::codec::{self, Case, CodecError, Source, seg};
 use cdal::domain::{Label, Provenance, Segmentation, Volume};
-use dicom_core::{PrimitiveValue, Tag, VR};
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_encoding::TransferSyntaxIndex;
 use dicom_object::InMemDicomObject;
@@ -91,7 +91,9 @@ fn change(elements: &mut [Element], tag: Tag, change: impl Fn(&mut Element)) {
 
 fn data_set(elements: &[Element], syntax: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    elements.iter().for_each(|element| element.write(syntax, &mut bytes));
+    for element in elements {
+        element.write(syntax, &mut bytes);
+    }
     bytes
 }
 
