@@ -104,7 +104,7 @@ impl Intake {
                 "accepted",
                 json!({ "job": job.as_str(), "files": new_files, "from": from }),
             );
-            tracing::debug!(%job, new_files, from, "case accepted");
+            tracing::info!(%job, new_files, from, "case accepted");
         }
         for job in quarantined {
             tracing::error!(
