@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build deb demo test soak fleet-soak queue fuzz overhead dimse peers python runtime train-phantom lock clean
+.PHONY: build deb demo check test soak fleet-soak queue fuzz overhead dimse peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
@@ -17,6 +17,12 @@ deb: build
 # Daemon and workstation on this machine: series in, masks out, compared with the truth.
 demo: build
 	$(VENV) tests/demo.py
+
+# A fast look while writing: format, lints, unit tests. Needs neither peers nor, for most tests, the runtime.
+check:
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo test --locked --lib
 
 test: runtime peers
 	cargo test --locked
@@ -66,7 +72,7 @@ overhead: build
 dimse: peers
 	cargo bench --locked --bench dimse
 
-# The programs that the tests talk to: dcmtk, dicom3tools, gdcm, socat.
+# The programs that the tests talk to: dcmtk, dicom3tools, gdcm, socat, Orthanc with DICOMweb, PostgreSQL, chromium.
 peers:
 	tests/peers.sh
 

@@ -1,5 +1,7 @@
 //! What this machine has, and what a configuration would find on it.
 
+mod start;
+
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,9 +15,8 @@ use crate::config::{self, Loaded, Settings};
 use crate::deliver::{self, Route};
 use crate::durable;
 use crate::engine::{Progress, Provider, Purpose, Runtime, Serving};
-use crate::http::Tokens;
 use crate::segmenter::Segmenter;
-use crate::telemetry::{audit, machine::Machine, sensors};
+use crate::telemetry::{machine::Machine, sensors};
 
 /// Longest wait for a peer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -104,7 +105,7 @@ impl Doctor {
         self.disk(settings);
         self.serial_ports(settings);
         if let Some(settings) = settings {
-            self.secrets(settings);
+            self.start(settings);
             for destination in &settings.destination {
                 self.peer(destination);
             }
@@ -128,7 +129,7 @@ impl Doctor {
             match (runtime.has(provider), provider == wanted) {
                 (true, _) => self.note(check, Verdict::Ok, "in the library"),
                 (false, true) => {
-                    self.note(check, Verdict::Bad, "is configured, but not in the library");
+                    self.note(check, Verdict::Bad, "is configured, but this library was built without it; give another (runtime.library, ORT_DYLIB_PATH), see README.md");
                 }
                 (false, false) => {
                     self.note(check, Verdict::Ok, "not in the library, not asked for");
@@ -208,10 +209,7 @@ impl Doctor {
 
     fn disk(&mut self, settings: Option<&Settings>) {
         let Some(spool) = settings.map(|settings| &settings.spool) else { return };
-        // The spool may not be there yet: the disk it will be on is that of the nearest folder above.
-        let place =
-            spool.directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
-        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+        let place = start::existing(&spool.directory);
         match durable::free_bytes(place) {
             Ok(free) => {
                 let said = format!(
@@ -229,9 +227,6 @@ impl Doctor {
             }
             Err(error) => self.note("disk", Verdict::Bad, error.to_string()),
         }
-        let writable =
-            tempfile::tempfile_in(place).map(|_| format!("{} is writable", place.display()));
-        self.hold("spool", writable);
     }
 
     fn serial_ports(&mut self, settings: Option<&Settings>) {
@@ -258,18 +253,6 @@ impl Doctor {
         }
     }
 
-    fn secrets(&mut self, settings: &Settings) {
-        if let Some(path) = &settings.http.tokens {
-            let read = Tokens::read(path);
-            self.hold("tokens", read.map(|_| format!("{} can be read", path.display())));
-        }
-        if let Some(path) = settings.daemon.audit.as_deref().filter(|path| path.exists()) {
-            let said =
-                audit::verify(path).map(|end| format!("{} lines, every seal is right", end.seq));
-            self.hold("audit trail", said);
-        }
-    }
-
     fn peer(&mut self, destination: &deliver::Config) {
         let check = format!("destination {}", destination.name);
         match destination.route() {
@@ -292,6 +275,7 @@ impl Doctor {
                 });
                 let said = reached.map(|_| "takes connections").ok_or("cannot be connected to");
                 self.hold(&check, said);
+                self.credentials_of(&check, &config);
             }
             Ok(Route::Folder(config)) => {
                 let made = tempfile::tempfile_in(&config.path);

@@ -1,10 +1,16 @@
-use std::{io::IsTerminal, path::PathBuf};
+use std::{
+    io::IsTerminal,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use super::ExitStatus;
+use anyhow::Context;
 
+use super::output::ProgressLine;
+use super::{ExitStatus, signals};
 use crate::{
     engine::{Purpose, Runtime},
-    train::{Config, Progress, train},
+    train::{Config, Event, Orders, Outcome, Progress, train},
 };
 
 #[derive(Debug, clap::Args)]
@@ -20,25 +26,97 @@ pub struct Args {
     runtime: Option<PathBuf>,
 }
 
+/// # Errors
+/// If something cannot be read or the training fails; the last checkpoint stays.
 pub fn run(arguments: &Args) -> anyhow::Result<ExitStatus> {
     let config = Config::read(&arguments.config)?;
     let runtime = Runtime::load(Purpose::Training, arguments.runtime.as_deref())?;
-    let mut screen = Screen { is_live: std::io::stderr().is_terminal(), ..Screen::default() };
-    let bundle = train(&config, &runtime, arguments.resume, |progress| screen.show(progress))?;
-    out!("{}", bundle.display())?;
-    Ok(ExitStatus::Done)
+    let stop = signals::raise(|| {
+        say!(
+            "stopping after this step, with a checkpoint; a second signal ends at once, without one"
+        );
+    });
+    let stop = stop.context("listen for signals")?;
+    let mut screen = Screen::new();
+    let orders = Orders { resume: arguments.resume, stop: &stop };
+    let outcome = train(&config, &runtime, orders, |event| screen.tell(event))?;
+    drop(screen);
+    match outcome {
+        Outcome::Finished(bundle) => {
+            out!("{}", bundle.display())?;
+            Ok(ExitStatus::Done)
+        }
+        Outcome::Stopped { step: Some(step) } => {
+            say!(
+                "stopped; the checkpoint of step {step} of {} is in {}; go on with: cdal train --config {} --resume",
+                config.optimiser.steps,
+                config.run_folder.join("last").display(),
+                arguments.config.display()
+            );
+            Ok(ExitStatus::JobFailed)
+        }
+        Outcome::Stopped { step: None } => {
+            say!(
+                "stopped before the first step; there is nothing to resume, start again without --resume"
+            );
+            Ok(ExitStatus::JobFailed)
+        }
+    }
 }
 
+/// Between two lines about steps where nothing is drawn over.
+const PLAIN_EVERY: Duration = Duration::from_secs(30);
+
 /// The run on the terminal: plain lines, and on a live one a curve of the loss that is drawn anew below them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Screen {
     is_live: bool,
     losses: Vec<f32>,
     /// Lines of the last drawing, which the next one takes the place of.
     drawn: usize,
+    /// Below the curve: the step under way.
+    now: ProgressLine,
+    /// When something was last said.
+    said: Option<Instant>,
 }
 
 impl Screen {
+    fn new() -> Self {
+        let is_live = std::io::stderr().is_terminal();
+        Self { is_live, losses: Vec::new(), drawn: 0, now: ProgressLine::new(), said: None }
+    }
+
+    fn tell(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Stage(what) if self.is_live => self.now.draw(format_args!("{what} ...")),
+            // Validation comes with every checkpoint, whose line follows.
+            Event::Stage("validating") => {}
+            Event::Stage(what) => {
+                say!("{what}");
+                self.said = None;
+            }
+            Event::Step { step, steps, remaining } => self.step(*step, *steps, *remaining),
+            Event::Progress(progress) => {
+                self.now.clear();
+                self.show(progress);
+                self.said = Some(Instant::now());
+            }
+        }
+    }
+
+    /// The first step, and then one in a while: a step of a large network takes seconds, and lines of progress come with
+    /// every twentieth.
+    fn step(&mut self, step: u64, steps: u64, remaining: Duration) {
+        let left = clock(remaining.as_secs());
+        if self.is_live {
+            return self.now.draw(format_args!("step {step}/{steps}  {left} left"));
+        }
+        if self.said.is_none_or(|said| said.elapsed() > PLAIN_EVERY) {
+            say!("step {step}/{steps}  {left} left");
+            self.said = Some(Instant::now());
+        }
+    }
+
     fn show(&mut self, progress: &Progress) {
         self.losses.push(progress.loss);
         let line = line(progress);

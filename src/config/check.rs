@@ -73,6 +73,8 @@ fn add_range_faults(
         // What was mended is not what the user wrote; a destination without its kind means nothing at all.
         let mended = known.iter().any(|key| {
             fault.key == *key
+                || (fault.key == "ingest"
+                    && ["ingest.", "http."].iter().any(|way| key.starts_with(way)))
                 || key
                     .strip_suffix(".kind")
                     .is_some_and(|destination| fault.key.starts_with(destination))
@@ -119,20 +121,69 @@ fn quoted<'m>(message: &'m str, start: &str) -> Option<&'m str> {
     message.strip_prefix(start)?.trim_start().strip_prefix('`')?.split('`').next()
 }
 
+/// What is wrong with a value of the wrong type, and what would be right. `message` is serde's.
 fn remedy(message: &str) -> String {
-    if message.starts_with("invalid type: string") && !message.contains("expected a string") {
-        format!("{message}; remove the quotes")
-    } else if message.starts_with("invalid type") && message.contains("expected a string") {
-        format!("{message}; put it in quotes, with a unit if it is a duration, such as \"500ms\"")
-    } else {
-        message.to_owned()
+    let Some(rest) = message.strip_prefix("invalid type: ") else { return message.to_owned() };
+    let (found, expected) = rest.split_once(", expected ").unwrap_or((rest, ""));
+    if expected.starts_with("a string") || expected.starts_with("path") {
+        return format!(
+            "{message}; put it in quotes, with a unit if it is a duration, such as \"500ms\""
+        );
     }
+    let Some(text) = found.strip_prefix("string \"").and_then(|text| text.strip_suffix('"')) else {
+        return message.to_owned();
+    };
+    if expected == "a boolean" {
+        return format!("{message}; write true or false, without quotes");
+    }
+    if !NUMBERS.iter().any(|kind| expected.starts_with(kind)) {
+        return message.to_owned();
+    }
+    match (literal(text), bytes(text)) {
+        (Some(_), _) => format!("{message}; remove the quotes"),
+        (None, Some(number)) => {
+            format!(
+                "{message}; sizes are numbers of bytes, without quotes and unit: write {number}"
+            )
+        }
+        (None, None) => format!("{message}; write a number, without quotes and unit"),
+    }
+}
+
+/// What serde calls the numbers that a setting can be.
+const NUMBERS: [&str; 10] =
+    ["u8", "u16", "u32", "u64", "usize", "i64", "f32", "f64", "a nonzero", "floating point"];
+
+/// Bytes of a size as people write it, such as `5GB` or `1.5 GiB`.
+fn bytes(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 13] = [
+        ("b", 1),
+        ("k", 1000),
+        ("kb", 1000),
+        ("kib", 1 << 10),
+        ("m", 1_000_000),
+        ("mb", 1_000_000),
+        ("mib", 1 << 20),
+        ("g", 1_000_000_000),
+        ("gb", 1_000_000_000),
+        ("gib", 1 << 30),
+        ("t", 1_000_000_000_000),
+        ("tb", 1_000_000_000_000),
+        ("tib", 1 << 40),
+    ];
+    let text = text.trim().to_ascii_lowercase();
+    let end = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.trim().replace('_', "").parse().ok()?;
+    let (_, factor) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+    let bytes = number * factor as f64;
+    (bytes >= 0.0 && bytes < i64::MAX as f64).then_some(bytes as u64)
 }
 
 /// Something of the right type, so that reading can go on behind a missing value.
 fn placeholder(field: &str) -> Value {
     match field {
-        "model" | "spool" | "ingest" | "dicom" => Value::Table(toml::Table::new()),
+        "model" | "spool" => Value::Table(toml::Table::new()),
         "kind" => "folder".into(),
         _ => "placeholder".into(),
     }
@@ -170,5 +221,25 @@ fn remove(tree: &mut Value, key: &str) -> bool {
             true
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_with_a_unit_is_told_as_the_number_to_write() {
+        let found = |text: &str| remedy(&format!("invalid type: string {text:?}, expected u64"));
+        assert!(found("5GB").ends_with("write 5000000000"), "{}", found("5GB"));
+        assert!(found("1.5 GiB").ends_with("write 1610612736"));
+        assert!(found("5").ends_with("remove the quotes"));
+        assert!(found("plenty").ends_with("write a number, without quotes and unit"));
+        let truth = remedy("invalid type: string \"yes\", expected a boolean");
+        assert!(truth.ends_with("write true or false, without quotes"), "{truth}");
+        let name = remedy("invalid type: integer `5`, expected a string");
+        assert!(name.contains("put it in quotes"), "{name}");
+        let list = remedy("invalid type: string \"A\", expected a sequence");
+        assert!(!list.contains("quotes"), "{list}");
     }
 }

@@ -2,8 +2,8 @@ use super::{Finding, Origin};
 
 const PREFIX: &str = "CDAL_";
 const SEPARATOR: &str = "__";
-const SECTIONS: [&str; 8] =
-    ["runtime", "model", "spool", "ingest", "results", "http", "destination", "daemon"];
+const SECTIONS: [&str; 9] =
+    ["runtime", "model", "spool", "shared", "ingest", "results", "http", "destination", "daemon"];
 
 /// One setting from the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,14 +2,15 @@
 //!
 //! Later files win over earlier ones, `CDAL_SECTION__KEY` environment variables over all. Everything is strict:
 //! an unknown key, a wrong type or a value out of range is a fault, and *all* faults are reported at once, each
-//! with where it was written, the key, the value and what would be right. Each room owns its section; this room
-//! composes them.
+//! with where it was written, the key, the value and what would be right. A relative path lies in the folder of the file
+//! that names it ([`paths`]). Each room owns its section; this room composes them.
 //!
 //! Called by `cli`.
 
 mod check;
 mod environment;
 mod error;
+mod paths;
 mod reload;
 mod tree;
 
@@ -38,6 +39,7 @@ pub struct Settings {
     /// Without it this device works alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<spool::shared::Config>,
+    #[serde(default)]
     pub ingest: ingest::Config,
     #[serde(default)]
     pub results: daemon::Results,
@@ -141,13 +143,22 @@ impl Settings {
         let dicom = &self.ingest.dicom;
         let called = destination.calling_ae_title.as_deref().unwrap_or(deliver::CALLING_AE_TITLE);
         destination.commitment.is_none()
+            || !dicom.is_on()
             || dicom.called_ae_title == CalledAeTitle::Any
             || called.trim() == dicom.ae_title.trim()
+    }
+
+    fn has_a_way_in(&self) -> bool {
+        self.ingest.dicom.is_on() || self.ingest.folder.path.is_some() || self.http.listen.is_some()
     }
 
     /// Everything the rooms find wrong, with whole keys.
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
+        if !self.has_a_way_in() {
+            let problem = "nothing would be taken in; give at least one of [ingest.dicom], ingest.folder.path and http.listen";
+            faults.push(Fault::new("ingest", problem));
+        }
         let mut under = |section: &str, found: Vec<Fault>| {
             faults.extend(
                 found.into_iter().map(|f| Fault::new(format!("{section}.{}", f.key), f.problem)),
@@ -181,6 +192,10 @@ impl Settings {
                 );
                 under(&format!("destination[{index}]"), vec![fault]);
             }
+            if destination.commitment.is_some() && !self.ingest.dicom.is_on() {
+                let problem = "is reported to [ingest.dicom], which is not there; add it, or leave commitment out";
+                under(&format!("destination[{index}]"), vec![Fault::new("commitment", problem)]);
+            }
             if self.shared.is_some() && destination.commitment.is_some() {
                 let problem = "is reported to one device and asked for by another where [shared] is in force; leave it out";
                 under(&format!("destination[{index}]"), vec![Fault::new("commitment", problem)]);
@@ -200,10 +215,18 @@ pub struct Loaded {
     pub settings: Settings,
     /// The first 12 digits of the SHA-256 of what is in force; written into results.
     pub revision: String,
+    /// `model.bundle` as it is written: a release knows its models by name.
+    written_bundle: String,
     origins: tree::Origins,
 }
 
 impl Loaded {
+    /// `model.bundle` as it is written, before it is taken for a path.
+    #[must_use]
+    pub fn written_bundle(&self) -> &str {
+        &self.written_bundle
+    }
+
     /// With the model of a release in place of the configured one.
     #[must_use]
     pub fn with_bundle(mut self, folder: PathBuf) -> Self {
@@ -253,12 +276,16 @@ pub fn load_with(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
     let (variables, mut findings) = environment::read(environment);
-    let (tree, origins) = tree::merge(files, variables)?;
+    let (mut tree, origins) = tree::merge(files, variables)?;
+    let written_bundle = tree::get_mut(&mut tree, "model.bundle")
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default();
+    paths::resolve(&mut tree, &origins);
     let settings = check::check(tree, &origins, &mut findings);
     match settings {
         Some(settings) if findings.is_empty() => {
             let revision = settings.revision();
-            Ok(Loaded { settings, revision, origins })
+            Ok(Loaded { settings, revision, written_bundle, origins })
         }
         _ => Err(ConfigError::Faults(findings)),
     }

@@ -4,7 +4,7 @@ use super::{Loaded, Settings, tree};
 
 impl Loaded {
     /// What is in force after `new` was read by a running daemon that has `self` in force: destinations, completion,
-    /// the vote (votes, stop, deadline, seed) and log level of `new`, all else as before. Also the keys that differ and need a restart.
+    /// the vote (votes, stop, deadline, seed), results and log level of `new`, all else as before. Also the keys that differ and need a restart.
     #[must_use]
     pub fn reload(&self, new: Self) -> (Self, Vec<String>) {
         let mut settings = self.settings.clone();
@@ -18,7 +18,8 @@ impl Loaded {
         settings.daemon.log = new.settings.daemon.log;
         let needs_restart = differing_keys(&settings, &new.settings);
         let revision = settings.revision();
-        (Self { settings, revision, origins: new.origins }, needs_restart)
+        let written_bundle = self.written_bundle.clone();
+        (Self { settings, revision, written_bundle, origins: new.origins }, needs_restart)
     }
 }
 

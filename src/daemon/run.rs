@@ -86,7 +86,7 @@ impl Pulse {
 
 /// A running daemon. Dropped without `stop`, it goes on until the runtime ends.
 pub struct Daemon {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     http_address: Option<SocketAddr>,
     spool: Arc<Spool>,
     drain_deadline: Duration,
@@ -126,11 +126,8 @@ impl Daemon {
         let room = spool.clone();
         let spool = open_spool(spool, &names)?;
 
-        let address = ingest.dicom.listen.clone();
-        let listen = |source| DaemonError::Listen { address: address.clone(), source };
-        let scp = Scp::new(ingest.dicom.clone())?;
-        let listener = TcpListener::bind(&address).await.map_err(listen)?;
-        let local = listener.local_addr().map_err(listen)?;
+        let dicom = listen(&ingest.dicom).await?;
+        let local = dicom.as_ref().map(|(_, _, address)| *address);
 
         let sharing =
             shared.map(|shared| Sharing::join(shared, room, &spool, &worker)).transpose()?;
@@ -191,9 +188,15 @@ impl Daemon {
             });
         let sink = Arc::new(sink);
         let completion = tokio::spawn(watch_idle(sink.clone(), rule.subscribe(), bell));
-        let listener = tokio::spawn(ingest::dicom::serve(listener, scp, sink, intake.clone()));
+        let stop = intake.clone();
+        let listener = tokio::spawn(async move {
+            if let Some((listener, scp, _)) = dicom {
+                ingest::dicom::serve(listener, scp, sink, stop).await;
+            }
+        });
+        let dicom_shown = local.map(|address| address.to_string());
         let http_shown = http_address.map(|address| address.to_string());
-        tracing::info!(dicom = %local, http = http_shown, "ready");
+        tracing::info!(dicom = dicom_shown, http = http_shown, "ready");
         Ok(Self {
             address: local,
             http_address,
@@ -215,9 +218,9 @@ impl Daemon {
         })
     }
 
-    /// Where DICOM is taken in.
+    /// Where DICOM is taken in, if it is.
     #[must_use]
-    pub fn dicom_address(&self) -> SocketAddr {
+    pub fn dicom_address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -344,6 +347,20 @@ fn open_spool(config: spool::Config, destinations: &[String]) -> Result<Arc<Spoo
     spool.understand(Arc::new(ingest::Reading));
     report(&spool, recovery, destinations)?;
     Ok(Arc::new(spool))
+}
+
+/// The listener for DICOM with its address, if there is one.
+async fn listen(
+    config: &ingest::dicom::Config,
+) -> Result<Option<(TcpListener, Scp, SocketAddr)>, DaemonError> {
+    if !config.is_on() {
+        return Ok(None);
+    }
+    let failed = |source| DaemonError::Listen { address: config.listen.clone(), source };
+    let scp = Scp::new(config.clone())?;
+    let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Some((listener, scp, address)))
 }
 
 /// What the spool answers for.

@@ -33,9 +33,17 @@ pub use spool_sink::SpoolSink;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Without this section nothing is taken by DICOM.
+    #[serde(default = "dicom::Config::off")]
     pub dicom: dicom::Config,
     #[serde(default)]
     pub folder: folder::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { dicom: dicom::Config::off(), folder: folder::Config::default() }
+    }
 }
 
 impl Config {

@@ -1,6 +1,6 @@
 //! Reports as one HTML page that needs nothing else: style, text that cannot become markup, pictures in the text.
 //!
-//! Called by `eval` and `bench`, which write the body.
+//! Called by `eval`, `bench` and `train`, which write the body.
 
 use std::fmt::Write;
 

@@ -10,9 +10,9 @@ use super::TrainError;
 pub struct Config {
     /// Where checkpoints, metrics and the finished bundle go.
     pub run_folder: PathBuf,
-    /// Interpreter that has `cdal_onnx`; it makes the training graphs and the bundle.
-    #[serde(default = "default_python")]
-    pub python: PathBuf,
+    /// Interpreter that has what `cdal_onnx` needs; it makes the training graphs and the bundle. A name without a folder is
+    /// looked for on the search path. Without it the project's `.venv`, else `python3`, is taken.
+    pub python: Option<PathBuf>,
     pub model: Model,
     pub data: Data,
     #[serde(default)]
@@ -23,10 +23,9 @@ pub struct Config {
     /// A discriminator beside the generator, as published; without it the generator trains alone.
     pub adversary: Option<Adversary>,
     pub card: Card,
-}
-
-fn default_python() -> PathBuf {
-    "../.venv/bin/python".into()
+    /// Where the file is.
+    #[serde(skip)]
+    pub(super) folder: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -61,8 +60,9 @@ pub enum Data {
     /// A new phantom for every few slices, seeds counting up from `first_seed`.
     Phantom { first_seed: u64, validation_first_seed: u64, validation_cases: u64 },
     /// Images and truths of `folder`, as [`crate::truth::Dataset`] pairs and reads them; `split` names the cases
-    /// to train on and to validate on: {"train": […], "val": […]}.
-    Pairs { folder: PathBuf, split: PathBuf, validation_cases: usize },
+    /// to train on and to validate on: {"train": […], "val": […]}. Without it `validation_cases` of all, evenly spread over
+    /// the order of their names, are held back.
+    Pairs { folder: PathBuf, split: Option<PathBuf>, validation_cases: usize },
 }
 
 /// How much a slice is changed before it is learned from. Numbers are half-widths of uniform draws where nothing else
@@ -256,20 +256,25 @@ impl Config {
             .map_err(|e| wrong(format!("{}: {}", e.path(), e.inner().message())))?;
         config.check().map_err(|fault| wrong(fault.into()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        for relative in [&mut config.run_folder, &mut config.python, &mut config.model.parameters]
+        for relative in [&mut config.run_folder, &mut config.model.parameters]
             .into_iter()
+            // A bare name is for the search path.
+            .chain(config.python.as_mut().filter(|python| python.components().count() > 1))
             .chain(config.model.checkpoint.as_mut())
             .chain(config.model.start.as_mut().map(|start| match start {
                 Start::Bundle(path) | Start::Checkpoint(path) => path,
             }))
             .chain(config.adversary.as_mut().and_then(|adversary| adversary.checkpoint.as_mut()))
             .chain(match &mut config.data {
-                Data::Pairs { folder, split, .. } => vec![folder, split],
+                Data::Pairs { folder, split, .. } => {
+                    [folder].into_iter().chain(split.as_mut()).collect()
+                }
                 Data::Phantom { .. } => vec![],
             })
         {
             *relative = folder.join(&*relative);
         }
+        folder.clone_into(&mut config.folder);
         Ok(config)
     }
 

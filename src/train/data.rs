@@ -96,7 +96,7 @@ impl Batches {
             Data::Pairs { folder, split, validation_cases } => {
                 let hold = |name, volume, truth| validator.hold(name, volume, truth);
                 let (training, held) =
-                    cases::read(&manifest, folder, split, *validation_cases, hold)?;
+                    cases::read(&manifest, folder, split.as_deref(), *validation_cases, hold)?;
                 validator.cases = held;
                 Source::Cached { training }
             }

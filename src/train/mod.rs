@@ -15,8 +15,10 @@ mod diffusion;
 mod draws;
 mod example;
 mod field;
+mod python;
 mod run;
 mod sameness;
+mod samples;
 mod session;
 mod story;
 mod tools;
@@ -28,7 +30,7 @@ pub use config::{
 };
 pub use data::{Batch, Batches};
 pub use example::{Example, Held};
-pub use run::{Progress, train};
+pub use run::{Event, Orders, Outcome, Progress, train};
 pub use session::{Inputs, Outputs, TrainingSession};
 pub use validate::Validator;
 
@@ -41,6 +43,8 @@ pub enum TrainError {
     File { path: std::path::PathBuf, reason: String },
     #[error("training runtime: {0}")]
     Runtime(String),
+    #[error(transparent)]
+    Truth(#[from] crate::truth::TruthError),
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
     /// What is wrong with each of some cases.
@@ -56,6 +60,9 @@ pub enum TrainError {
         "the {network}'s loss became {loss} at step {step}; resume from the last checkpoint with a lower learning rate"
     )]
     Diverged { network: &'static str, loss: f32, step: u64 },
+    /// Asked for, before there was anything to keep.
+    #[error("stopped")]
+    Stopped,
     #[error(
         "{0}: a run stands there already; give --resume to go on with it, or another run_folder"
     )]

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,8 +18,9 @@ use super::{
     adversary::{Adversary, Means, Round},
     checkpoint::{read_floats, recover, swap, sync},
     sameness::{refuse_changes, sameness},
+    samples,
     story::story,
-    tools::{ensure_artifacts, export, file, read_arrays, safetensors, tensor_names, write_whole},
+    tools::{export, file, make_artifacts, read_arrays, safetensors, tensor_names, write_whole},
 };
 use crate::{
     bundle::Manifest,
@@ -63,7 +65,39 @@ struct State {
 /// Steps between lines of progress.
 const REPORT_EVERY: u64 = 20;
 
-/// Trains as `config` says and leaves a finished bundle at `run_folder/bundle`; gives its path.
+/// What the caller is told while a run goes on.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// What begins now, such as "reading cases"; it may take minutes.
+    Stage(&'static str),
+    /// A step is done; `remaining` as in [`Progress`].
+    Step {
+        step: u64,
+        steps: u64,
+        remaining: Duration,
+    },
+    Progress(&'a Progress),
+}
+
+/// How a run is to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Orders<'a> {
+    /// Go on from the last checkpoint.
+    pub resume: bool,
+    /// Once true, the run ends after the step under way, with a checkpoint.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// With a finished bundle, here.
+    Finished(PathBuf),
+    /// As it was told to. `step` is that of the last checkpoint, `None` if there is none.
+    Stopped { step: Option<u64> },
+}
+
+/// Trains as `config` says and leaves a finished bundle at `run_folder/bundle`.
 ///
 /// # Errors
 /// If a run stands in the folder and `resume` is not given, or anything fails; the last whole checkpoint
@@ -71,8 +105,26 @@ const REPORT_EVERY: u64 = 20;
 pub fn train(
     config: &Config,
     runtime: &Runtime,
-    resume: bool,
-    mut report: impl FnMut(&Progress),
+    orders: Orders<'_>,
+    mut report: impl FnMut(&Event<'_>),
+) -> Result<Outcome, TrainError> {
+    match run_on(config, runtime, orders, &mut report) {
+        Ok(bundle) => Ok(Outcome::Finished(bundle)),
+        Err(TrainError::Stopped) => {
+            let state = config.run_folder.join("last/state.json");
+            let state = fs::read(state).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            Ok(Outcome::Stopped { step: state.map(|state: State| state.step) })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`train`]; a stop is an error here.
+fn run_on(
+    config: &Config,
+    runtime: &Runtime,
+    Orders { resume, stop }: Orders<'_>,
+    report: &mut dyn FnMut(&Event<'_>),
 ) -> Result<PathBuf, TrainError> {
     let folder = &config.run_folder;
     let last = folder.join("last");
@@ -86,35 +138,14 @@ pub fn train(
         // Left by a run that made no checkpoint, maybe of other parameters.
         fs::remove_dir_all(&artifacts).map_err(|e| file(&artifacts, &e))?;
     }
-    ensure_artifacts(config, &artifacts)?;
+    if !artifacts.is_dir() {
+        report(&Event::Stage("making the training graphs"));
+        make_artifacts(config, &artifacts, stop)?;
+    }
+    report(&Event::Stage("reading cases and graphs"));
     let manifest = Manifest::read(&artifacts.join("recipe.toml"))?;
     let mut run = Run::start(config, runtime, &artifacts, &last, manifest)?;
-    let batches = run.batches.stream(run.schedule.clone(), run.state.step);
-    let mut window = Window::new();
-    let (started, first) = (Instant::now(), run.state.step);
-    for batch in batches {
-        let batch = batch?;
-        let losses = run.step(&batch)?;
-        run.average()?;
-        run.state.step += 1;
-        window.add(losses);
-        let step = run.state.step;
-        let is_checkpoint = step.is_multiple_of(config.optimiser.checkpoint_every)
-            || step == config.optimiser.steps;
-        if is_checkpoint || step.is_multiple_of(REPORT_EVERY) {
-            let mut progress = window.close(step, config);
-            if is_checkpoint {
-                progress.validation_dice = run.validate()?;
-                run.checkpoint(progress.validation_dice.as_deref().unwrap_or_default())?;
-                window = Window::new();
-            }
-            let each = started.elapsed().as_secs_f64() / (step - first) as f64;
-            progress.remaining =
-                Duration::from_secs_f64(each * (config.optimiser.steps - step) as f64);
-            append(&folder.join("metrics.jsonl"), &progress)?;
-            report(&progress);
-        }
-    }
+    run.take_steps(stop, report)?;
     let weights = folder.join("weights.safetensors");
     run.write_average(&weights)?;
     let notes = folder.join("training.md");
@@ -123,7 +154,8 @@ pub fn train(
         story(config, run.batches.cases(), run.validator.cases.len(), labels, &run.state.dice);
     write_whole(&notes, told.as_bytes())?;
     let out = folder.join("bundle");
-    export(config, &weights, &notes, &out)?;
+    report(&Event::Stage("writing the bundle"));
+    export(config, &weights, &notes, &out, stop)?;
     Ok(out)
 }
 
@@ -201,6 +233,59 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// All steps that are left, with their checkpoints.
+    fn take_steps(
+        &mut self,
+        stop: &AtomicBool,
+        report: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), TrainError> {
+        let config = self.config;
+        let metrics = config.run_folder.join("metrics.jsonl");
+        let batches = self.batches.stream(self.schedule.clone(), self.state.step);
+        let mut window = Window::new();
+        let (started, first, steps) = (Instant::now(), self.state.step, config.optimiser.steps);
+        for batch in batches {
+            let is_asked_to_stop = || stop.load(Ordering::Relaxed);
+            if is_asked_to_stop() {
+                return self.stop_here();
+            }
+            let losses = self.step(&batch?)?;
+            self.average()?;
+            self.state.step += 1;
+            window.add(losses);
+            let step = self.state.step;
+            let each = started.elapsed().as_secs_f64() / (step - first) as f64;
+            let remaining = Duration::from_secs_f64(each * (steps - step) as f64);
+            report(&Event::Step { step, steps, remaining });
+            let is_checkpoint =
+                step.is_multiple_of(config.optimiser.checkpoint_every) || step == steps;
+            if is_checkpoint || step.is_multiple_of(REPORT_EVERY) {
+                let mut progress = Progress { remaining, ..window.close(step, config) };
+                if is_checkpoint {
+                    report(&Event::Stage("validating"));
+                    progress.validation_dice = match self.validate(stop) {
+                        Err(TrainError::Stopped) => return self.stop_here(),
+                        validated => validated?,
+                    };
+                    self.checkpoint(progress.validation_dice.as_deref().unwrap_or_default())?;
+                    window = Window::new();
+                }
+                append(&metrics, &progress)?;
+                report(&Event::Progress(&progress));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends with a checkpoint of this step, whose validation is that of the last one.
+    fn stop_here(&mut self) -> Result<(), TrainError> {
+        if self.state.step > 0 {
+            let dice = self.state.dice.clone();
+            self.checkpoint(&dice)?;
+        }
+        Err(TrainError::Stopped)
+    }
+
     /// One step as published: the discriminator's, where there is one, then the generator's.
     fn step(&mut self, batch: &Batch) -> Result<Losses, TrainError> {
         let step = self.state.step;
@@ -232,7 +317,10 @@ impl<'a> Run<'a> {
 
     /// Mean Dice of each label, with the averaged weights and the real sampler; `None` where no case
     /// is held back.
-    fn validate(&mut self) -> Result<Option<Vec<Option<f64>>>, TrainError> {
+    ///
+    /// # Errors
+    /// [`TrainError::Stopped`] if `stop` became true before the last case.
+    fn validate(&mut self, stop: &AtomicBool) -> Result<Option<Vec<Option<f64>>>, TrainError> {
         if self.validator.cases.is_empty() {
             return Ok(None);
         }
@@ -243,6 +331,9 @@ impl<'a> Run<'a> {
         let pictures = self.config.validation.pictures;
         let result =
             self.validator.mean_dice(&mut self.session, &self.schedule, |number, case, found| {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(TrainError::Stopped);
+                }
                 if number >= pictures {
                     return Ok(());
                 }
@@ -252,6 +343,9 @@ impl<'a> Run<'a> {
                 write_whole(&folder.join(name), &panels)
             });
         self.session.set_parameters(&training)?;
+        if folder.is_dir() {
+            samples::describe(&folder, labels)?;
+        }
         result.map(Some)
     }
 

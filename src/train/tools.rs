@@ -1,24 +1,25 @@
-//! Calls of `cdal_onnx` and files written whole or not at all.
+//! What `cdal_onnx` makes, and files written whole or not at all.
 
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    sync::atomic::AtomicBool,
 };
 
 use ndarray::ArrayD;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::{Config, Start, TrainError};
+use super::{Config, Start, TrainError, python};
 use crate::durable;
 
-/// Makes the training graphs where they are missing.
-pub(super) fn ensure_artifacts(config: &Config, folder: &Path) -> Result<(), TrainError> {
-    if folder.is_dir() {
-        return Ok(());
-    }
+/// Makes the training graphs in `folder`.
+pub(super) fn make_artifacts(
+    config: &Config,
+    folder: &Path,
+    stop: &AtomicBool,
+) -> Result<(), TrainError> {
     let betas = config.optimiser.betas.map(|beta| beta.to_string());
     let seed = config.model.seed.to_string();
     let mut arguments: Vec<&OsStr> = vec![
@@ -38,7 +39,7 @@ pub(super) fn ensure_artifacts(config: &Config, folder: &Path) -> Result<(), Tra
     let recovered = config.run_folder.join("start.safetensors");
     let start = match &config.model.start {
         Some(Start::Bundle(bundle)) => {
-            recover_weights(config, bundle, &recovered)?;
+            recover_weights(config, bundle, &recovered, stop)?;
             Some(&recovered)
         }
         Some(Start::Checkpoint(checkpoint)) => Some(checkpoint),
@@ -62,15 +63,20 @@ pub(super) fn ensure_artifacts(config: &Config, folder: &Path) -> Result<(), Tra
             arguments.push("--adversarial-term".as_ref());
         }
     }
-    python(config, &arguments)
+    python::call(config, &arguments, stop)
 }
 
 /// The weights of a bundle, from its graphs.
-fn recover_weights(config: &Config, bundle: &Path, out: &Path) -> Result<(), TrainError> {
+fn recover_weights(
+    config: &Config,
+    bundle: &Path,
+    out: &Path,
+    stop: &AtomicBool,
+) -> Result<(), TrainError> {
     if out.exists() {
         fs::remove_file(out).map_err(|e| file(out, &e))?;
     }
-    python(
+    python::call(
         config,
         &[
             "weights".as_ref(),
@@ -81,6 +87,7 @@ fn recover_weights(config: &Config, bundle: &Path, out: &Path) -> Result<(), Tra
             "--out".as_ref(),
             out.as_ref(),
         ],
+        stop,
     )
 }
 
@@ -90,12 +97,13 @@ pub(super) fn export(
     weights: &Path,
     notes: &Path,
     out: &Path,
+    stop: &AtomicBool,
 ) -> Result<(), TrainError> {
     if out.is_dir() {
         fs::remove_dir_all(out).map_err(|e| file(out, &e))?;
     }
     let card = &config.card;
-    python(
+    python::call(
         config,
         &[
             "export".as_ref(),
@@ -120,31 +128,8 @@ pub(super) fn export(
             "--out".as_ref(),
             out.as_ref(),
         ],
+        stop,
     )
-}
-
-fn python(config: &Config, arguments: &[&OsStr]) -> Result<(), TrainError> {
-    let failed = |reason: String| TrainError::Python {
-        command: arguments[0].to_string_lossy().into_owned(),
-        reason,
-    };
-    // The package stands in `onnx/` beside `.venv/`, or is installed.
-    let package =
-        config.python.parent().and_then(|bin| bin.ancestors().nth(2)).map(|p| p.join("onnx"));
-    let mut command = Command::new(&config.python);
-    command.args(["-m", "cdal_onnx"]).args(arguments);
-    if let Some(package) = package.filter(|package| package.is_dir()) {
-        command.env("PYTHONPATH", package);
-    }
-    let output = command.output().map_err(|e| {
-        failed(format!("{} does not start: {e}; run `make python`", config.python.display()))
-    })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
-    Err(failed(last.to_owned()))
 }
 
 pub(super) fn file(path: &Path, error: &std::io::Error) -> TrainError {

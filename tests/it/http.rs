@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use cdal::daemon::{Claim, JobError, Product, Settings, Worker};
@@ -189,20 +190,23 @@ fn every_refusal_has_a_status_a_code_and_a_sentence_and_keeps_nothing() {
 
 #[test]
 fn a_mask_that_is_not_there_yet_or_never_will_be_is_a_conflict() {
-    struct Fails;
+    /// Fails once it is let go.
+    struct Fails(Receiver<()>);
     impl Worker for Fails {
         fn process(&mut self, _: &Claim) -> Result<Vec<Product>, JobError> {
-            std::thread::sleep(Duration::from_millis(300));
+            let _ = self.0.recv();
             Err(JobError::Permanent("the model takes no such image".into()))
         }
     }
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Running::start(settings(folder.path(), vec![]), Fails);
+    let (let_go, held) = channel();
+    let daemon = Running::start(settings(folder.path(), vec![]), Fails(held));
     let to = address(&daemon);
     let job = only_job(&post(to, "/v1/cases", &png(1)));
     let early = get(to, &format!("{job}/mask"));
     assert_eq!((early.status, early.json()["code"].as_str()), (409, Some("not_ready")));
     assert!(early.header("retry-after").is_some());
+    let_go.send(()).unwrap();
     assert_eq!(ended(to, &job)["reason"], "the model takes no such image");
     let late = get(to, &format!("{job}/mask"));
     assert_eq!((late.status, late.json()["code"].as_str()), (409, Some("failed")));

@@ -91,8 +91,8 @@ fn too_many_associations_are_rejected_as_transient() {
     let mut settings = settings(&folder.path().join("spool"), Vec::new());
     settings.ingest.dicom.max_associations = 1;
     let daemon = Running::start(settings, QUICK);
+    // Connections are accepted in the order in which they came.
     let first = TcpStream::connect(daemon.address()).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
     let output = dcmtk("echoscu", daemon.address(), &[], &[]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());

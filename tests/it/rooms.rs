@@ -20,7 +20,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("ingest", &["codec", "durable", "spool", "tls", "upper_layer"]),
     ("deliver", &["codec", "durable", "spool", "tls", "upper_layer"]),
     ("http", &["codec", "durable", "ingest", "spool", "tls"]),
-    ("train", &["bundle", "codec", "durable", "engine", "phantom", "sampler", "truth"]),
+    ("train", &["bundle", "codec", "durable", "engine", "page", "phantom", "sampler", "truth"]),
     ("page", &[]),
     ("fleet", &["durable", "http", "tls"]),
     ("eval", &["bundle", "codec", "page", "sampler", "segmenter", "truth"]),

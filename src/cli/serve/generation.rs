@@ -43,7 +43,7 @@ pub(in crate::cli) fn load(files: &[PathBuf], blueprint: &Blueprint) -> anyhow::
         files.iter().chain(&blueprint.configuration).map(PathBuf::as_path).collect();
     let loaded = config::load(&files)?;
     let bundles = &blueprint.bundles;
-    let named = loaded.settings.model.bundle.to_str().and_then(|name| bundles.get(name));
+    let named = bundles.get(loaded.written_bundle());
     let only = bundles.values().next().filter(|_| bundles.len() == 1);
     match named.or(only) {
         Some(folder) => Ok(loaded.with_bundle(folder.clone())),

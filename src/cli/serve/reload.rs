@@ -32,9 +32,6 @@ impl Reload {
             Ok(new) => new,
             Err(error) => return refused(&format!("{error:#}")),
         };
-        if let Some(level) = new.settings.daemon.log {
-            telemetry::set_level(level.as_str());
-        }
         let (loaded, needs_restart) = self.loaded.reload(new);
         let settings = &loaded.settings;
         if let Err(error) = daemon.reload(&settings.destination, &settings.ingest.dicom.completion)
@@ -42,6 +39,9 @@ impl Reload {
             return refused(&error);
         }
         self.choice.send_replace(choice(&loaded));
+        if let Some(level) = settings.daemon.log {
+            telemetry::set_level(level.as_str());
+        }
         for key in needs_restart {
             tracing::warn!(
                 key,

@@ -106,7 +106,7 @@ async fn while_alive<T>(
 }
 
 fn tell(daemon: &Daemon) {
-    let address = daemon.dicom_address().to_string();
+    let address = daemon.dicom_address().map(|address| address.to_string());
     let http = daemon.http_address().map(|address| address.to_string());
     // The daemon serves whether or not somebody reads this.
     let _ = out!("{}", json!({ "ready": true, "dicom": address, "http": http }));

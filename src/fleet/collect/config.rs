@@ -93,6 +93,18 @@ impl Config {
         for relative in config.database.iter_mut().chain([&mut config.releases]) {
             *relative = folder.join(&*relative);
         }
+        let tls = &mut config.tls;
+        for relative in [&mut tls.certificate, &mut tls.key]
+            .into_iter()
+            .chain(tls.clients.as_mut())
+            .chain(config.tokens.as_mut())
+            .chain(config.postgres.as_mut())
+        {
+            // The service manager's folder comes first where it has set one.
+            if credential::locate(relative).is_relative() {
+                *relative = folder.join(&*relative);
+            }
+        }
         Ok(config)
     }
 

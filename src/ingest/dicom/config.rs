@@ -11,7 +11,7 @@ use crate::tls;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Address and port, such as `0.0.0.0:11112`; port 0 takes a free one.
+    /// Address and port, such as `0.0.0.0:11112`; port 0 takes a free one. Empty: nothing is taken by DICOM.
     pub listen: String,
     pub ae_title: String,
     pub called_ae_title: CalledAeTitle,
@@ -102,6 +102,18 @@ impl Default for Completion {
 }
 
 impl Config {
+    /// Takes nothing in.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { listen: String::new(), ..Self::default() }
+    }
+
+    /// Whether objects are taken by DICOM.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.listen.is_empty()
+    }
+
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -110,8 +122,12 @@ impl Config {
                 faults.push(Fault::new(key, problem));
             }
         };
-        let address = self.listen.parse::<std::net::SocketAddr>();
-        check(address.is_ok(), "listen", "is not an address and a port, such as \"0.0.0.0:11112\"");
+        let is_address = self.listen.parse::<std::net::SocketAddr>().is_ok();
+        check(
+            !self.is_on() || is_address,
+            "listen",
+            "is not an address and a port, such as \"0.0.0.0:11112\"",
+        );
         check(is_ae_title(&self.ae_title), "ae_title", AE_TITLE_RULE);
         for (index, title) in self.allow.iter().enumerate() {
             check(is_ae_title(title), &format!("allow[{index}]"), AE_TITLE_RULE);

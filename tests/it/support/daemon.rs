@@ -54,7 +54,7 @@ impl Running {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.daemon().dicom_address()
+        self.daemon().dicom_address().expect("the test's daemon listens")
     }
 
     pub fn daemon(&self) -> &Daemon {

@@ -131,14 +131,19 @@ fn is_root() -> bool {
     rustix::process::getuid().is_root()
 }
 
-/// A program of PostgreSQL, which Debian keeps by version; as nobody where this is root.
+/// A program of PostgreSQL, which Debian keeps by version, of the newest that has all of them; as nobody where this is root.
 fn program(name: &str) -> Command {
     use std::os::unix::process::CommandExt;
 
+    const ALL: [&str; 4] = ["initdb", "postgres", "psql", "pg_isready"];
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let path =
-        versions.map(|version| version.path().join("bin").join(name)).find(|path| path.exists());
-    let mut command = Command::new(path.unwrap_or_else(|| name.into()));
+    let newest = versions
+        .filter_map(|version| Some((version.file_name().to_str()?.parse::<u32>().ok()?, version)))
+        .map(|(number, version)| (number, version.path().join("bin")))
+        .filter(|(_, bin)| ALL.iter().all(|name| bin.join(name).exists()))
+        .max_by_key(|(number, _)| *number);
+    let path = newest.map_or_else(|| name.into(), |(_, bin)| bin.join(name));
+    let mut command = Command::new(path);
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
