@@ -19,7 +19,7 @@ pub use lock::Lock;
 
 /// What the disk refused. Nothing half-written is left under the name that was asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("{action} {path}: {source}; check that the disk is there, writable and not full")]
+#[error("{action} {path}: {source}; {}", remedy(source))]
 pub struct DurableError {
     pub action: &'static str,
     pub path: PathBuf,
@@ -31,6 +31,23 @@ impl DurableError {
     pub fn of(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self { action, path, source }
+    }
+}
+
+/// What to do about it.
+fn remedy(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{
+        IsADirectory, NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
+        StorageFull,
+    };
+    match error.kind() {
+        NotFound => "make the folder, or correct the path",
+        PermissionDenied => "let the user that this runs as write there, or choose another path",
+        ReadOnlyFilesystem => "mount the file system for writing, or choose another path",
+        NotADirectory => "a file is in the place of a folder; choose another path",
+        IsADirectory => "a folder is in the place of a file; choose another path",
+        StorageFull | QuotaExceeded => "free some disk space",
+        _ => "check that the disk is there, writable and not full",
     }
 }
 
@@ -332,6 +349,19 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the folder");
         write_together(&files(["a", "b"])).unwrap();
         assert_eq!(fs::read(path("b")).unwrap(), b"b");
+    }
+
+    #[test]
+    fn a_remedy_goes_with_its_reason() {
+        let told = |kind: io::ErrorKind| DurableError::of("create", "a")(kind.into()).to_string();
+        assert!(
+            told(io::ErrorKind::NotADirectory)
+                .ends_with("a file is in the place of a folder; choose another path")
+        );
+        assert!(told(io::ErrorKind::StorageFull).ends_with("free some disk space"));
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied] {
+            assert!(!told(kind).contains("full"), "{}", told(kind));
+        }
     }
 
     #[test]
