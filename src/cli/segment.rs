@@ -15,7 +15,7 @@ use crate::{
     codec::{self, Case, Source, mask_png, nifti, overlay, seg},
     domain::{Precision, Segmentation},
     durable::{write_together, write_whole},
-    engine::{EngineError, Purpose, Runtime},
+    engine::{Purpose, Runtime},
     sampler::Stopping,
     segmenter::{Ending, Outcome, Preview, RecordedNoise, Request, Segmenter, SegmenterError},
 };
@@ -151,8 +151,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
 
 /// Whether it would happen with every other input, too.
 fn ends_all(error: &anyhow::Error) -> bool {
-    error.is::<OutputError>()
-        || matches!(error.downcast_ref(), Some(SegmenterError::Engine(EngineError::Gone)))
+    error.is::<OutputError>() || error.downcast_ref().is_some_and(SegmenterError::is_final)
 }
 
 /// What all inputs have in common.

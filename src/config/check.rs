@@ -123,36 +123,44 @@ fn quoted<'m>(message: &'m str, start: &str) -> Option<&'m str> {
 
 /// What is wrong with a value of the wrong type, and what would be right. `message` is serde's.
 fn remedy(message: &str) -> String {
-    let Some(rest) = message.strip_prefix("invalid type: ") else { return message.to_owned() };
-    let (found, expected) = rest.split_once(", expected ").unwrap_or((rest, ""));
-    if expected.starts_with("a string") || expected.starts_with("path") {
-        return format!(
-            "{message}; put it in quotes, with a unit if it is a duration, such as \"500ms\""
-        );
-    }
-    let Some(text) = found.strip_prefix("string \"").and_then(|text| text.strip_suffix('"')) else {
+    let Some(((what, found), expected)) = message
+        .split_once(", expected ")
+        .and_then(|(found, expected)| Some((found.split_once(": ")?, expected)))
+        .filter(|((what, _), _)| ["invalid type", "invalid value"].contains(what))
+    else {
         return message.to_owned();
     };
-    if expected == "a boolean" {
-        return format!("{message}; write true or false, without quotes");
+    let is_whole = WHOLE.iter().any(|kind| expected.starts_with(kind));
+    let is_number = is_whole || expected.starts_with('f') || expected.starts_with("floating point");
+    let wanted = if is_whole { "a whole number, not below 0" } else { expected };
+    let told = format!("{what}: {found}, expected {wanted}");
+    let text = found.strip_prefix("string \"").and_then(|text| text.strip_suffix('"'));
+    if expected.starts_with("a string") || expected.starts_with("path") {
+        return format!(
+            "{told}; put it in quotes, with a unit if it is a duration, such as \"500ms\""
+        );
     }
-    if !NUMBERS.iter().any(|kind| expected.starts_with(kind)) {
-        return message.to_owned();
-    }
-    match (literal(text), bytes(text)) {
-        (Some(_), _) => format!("{message}; remove the quotes"),
-        (None, Some(number)) => {
-            format!(
-                "{message}; sizes are numbers of bytes, without quotes and unit: write {number}"
-            )
+    match (text, expected) {
+        (Some(text), "a sequence") => format!("{told}; write a list, such as [{text:?}]"),
+        (None, "a sequence") if found == "map" => {
+            format!("{told}; write its heading in double brackets, such as [[destination]]")
         }
-        (None, None) => format!("{message}; write a number, without quotes and unit"),
+        (Some(_), "a boolean") => format!("{told}; write true or false, without quotes"),
+        (Some(text), _) if is_number => match (literal(text), bytes(text)) {
+            (Some(_), _) => format!("{told}; remove the quotes"),
+            (None, Some(number)) => {
+                format!(
+                    "{told}; sizes are numbers of bytes, without quotes and unit: write {number}"
+                )
+            }
+            (None, None) => format!("{told}; write a number, without quotes and unit"),
+        },
+        _ => told,
     }
 }
 
-/// What serde calls the numbers that a setting can be.
-const NUMBERS: [&str; 10] =
-    ["u8", "u16", "u32", "u64", "usize", "i64", "f32", "f64", "a nonzero", "floating point"];
+/// What serde calls whole numbers.
+const WHOLE: [&str; 6] = ["u8", "u16", "u32", "u64", "usize", "a nonzero"];
 
 /// Bytes of a size as people write it, such as `5GB` or `1.5 GiB`.
 fn bytes(text: &str) -> Option<u64> {
@@ -235,11 +243,24 @@ mod tests {
         assert!(found("1.5 GiB").ends_with("write 1610612736"));
         assert!(found("5").ends_with("remove the quotes"));
         assert!(found("plenty").ends_with("write a number, without quotes and unit"));
-        let truth = remedy("invalid type: string \"yes\", expected a boolean");
-        assert!(truth.ends_with("write true or false, without quotes"), "{truth}");
-        let name = remedy("invalid type: integer `5`, expected a string");
-        assert!(name.contains("put it in quotes"), "{name}");
-        let list = remedy("invalid type: string \"A\", expected a sequence");
-        assert!(!list.contains("quotes"), "{list}");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_answered_with_what_would_be_right() {
+        for (message, told) in [
+            (
+                "invalid type: string \"yes\", expected a boolean",
+                "write true or false, without quotes",
+            ),
+            ("invalid type: integer `5`, expected a string", "such as \"500ms\""),
+            ("invalid type: string \"A\", expected a sequence", "write a list, such as [\"A\"]"),
+            ("invalid type: map, expected a sequence", "such as [[destination]]"),
+            ("invalid value: integer `-1`, expected usize", "a whole number, not below 0"),
+            ("invalid type: floating point `2.5`, expected u64", "a whole number, not below 0"),
+            ("unknown variant `gpu`, expected one of `cpu`, `cuda`", "`cuda`"),
+        ] {
+            let found = remedy(message);
+            assert!(found.ends_with(told), "{message}: {found}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-use crate::{codec::CodecError, engine::EngineError, segmenter::SegmenterError, truth::TruthError};
+use crate::{codec::CodecError, segmenter::SegmenterError, truth::TruthError};
 
 /// Why an evaluation cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,6 @@ pub enum EvalError {
 impl EvalError {
     /// Whether no other case can be segmented either.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Case { source: SegmenterError::Engine(EngineError::Gone), .. })
+        matches!(self, Self::Case { source, .. } if source.is_final())
     }
 }

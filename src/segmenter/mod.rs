@@ -55,6 +55,14 @@ pub enum SegmenterError {
     Precision { bundle: String, asked: String },
 }
 
+impl SegmenterError {
+    /// Whether no other case can be segmented either, until the program is started again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Gone))
+    }
+}
+
 /// What is asked of the sampler for one case.
 #[derive(Debug, Clone, Default)]
 pub struct Request {

@@ -16,7 +16,7 @@ pub enum SpoolError {
     )]
     Locked { path: PathBuf },
     #[error(
-        "there is no spool in {path}: no daemon has started with this configuration yet; start `cdal serve`, or correct spool.directory"
+        "there is no spool in {path} (no spool.db): no daemon has started with this configuration yet; start `cdal serve`, or correct spool.directory"
     )]
     Missing { path: PathBuf },
     #[error(
