@@ -55,8 +55,12 @@ const CREDENTIALS: [&str; 22] = [
 /// Puts every relative path of a file into that file's folder.
 pub(super) fn resolve(tree: &mut Value, origins: &Origins) {
     let (mut paths, mut credentials) = (Vec::new(), Vec::new());
-    PATHS.iter().for_each(|pattern| expand(tree, pattern, String::new(), &mut paths));
-    CREDENTIALS.iter().for_each(|pattern| expand(tree, pattern, String::new(), &mut credentials));
+    for pattern in PATHS {
+        expand(tree, pattern, String::new(), &mut paths);
+    }
+    for pattern in CREDENTIALS {
+        expand(tree, pattern, String::new(), &mut credentials);
+    }
     let paths = paths.into_iter().map(|key| (key, false));
     for (key, is_credential) in paths.chain(credentials.into_iter().map(|key| (key, true))) {
         let Some(Origin::File(file)) = origins.get(&key) else { continue };

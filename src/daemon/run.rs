@@ -188,12 +188,7 @@ impl Daemon {
             });
         let sink = Arc::new(sink);
         let completion = tokio::spawn(watch_idle(sink.clone(), rule.subscribe(), bell));
-        let stop = intake.clone();
-        let listener = tokio::spawn(async move {
-            if let Some((listener, scp, _)) = dicom {
-                ingest::dicom::serve(listener, scp, sink, stop).await;
-            }
-        });
+        let listener = serve_dicom(dicom, sink, intake.clone());
         let dicom_shown = local.map(|address| address.to_string());
         let http_shown = http_address.map(|address| address.to_string());
         tracing::info!(dicom = dicom_shown, http = http_shown, "ready");
@@ -349,10 +344,23 @@ fn open_spool(config: spool::Config, destinations: &[String]) -> Result<Arc<Spoo
     Ok(Arc::new(spool))
 }
 
+type Listening = (TcpListener, Scp, SocketAddr);
+
+/// Takes objects by DICOM until `stop`, if there is a listener.
+fn serve_dicom(
+    dicom: Option<Listening>,
+    sink: Arc<SpoolSink>,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Some((listener, scp, _)) = dicom {
+            ingest::dicom::serve(listener, scp, sink, stop).await;
+        }
+    })
+}
+
 /// The listener for DICOM with its address, if there is one.
-async fn listen(
-    config: &ingest::dicom::Config,
-) -> Result<Option<(TcpListener, Scp, SocketAddr)>, DaemonError> {
+async fn listen(config: &ingest::dicom::Config) -> Result<Option<Listening>, DaemonError> {
     if !config.is_on() {
         return Ok(None);
     }

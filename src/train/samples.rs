@@ -14,8 +14,12 @@ use crate::page::{escape, page, swatch};
 /// Writes `index.html` beside the pictures of `folder`, the latest step first.
 pub(super) fn describe(folder: &Path, labels: &[Label]) -> Result<(), TrainError> {
     let entries = fs::read_dir(folder).map_err(|e| file(folder, &e))?;
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut pictures: Vec<String> = names.filter(|name| name.ends_with(".png")).collect();
+    let is_picture = |path: &Path| path.extension().is_some_and(|extension| extension == "png");
+    let mut pictures: Vec<String> = entries
+        .flatten()
+        .filter(|entry| is_picture(&entry.path()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     pictures.sort_by(|a, b| b.cmp(a));
     write_whole(&folder.join("index.html"), body(&pictures, labels).as_bytes())
 }
