@@ -51,7 +51,7 @@ fleet-soak: runtime
 fuzz: export CDAL_FUZZ_SECONDS ?= 120
 fuzz: export RUSTC_BOOTSTRAP := 1
 fuzz:
-	for target in dicom dimse serial nifti manifest configuration; do \
+	for target in dicom series dimse serial nifti manifest configuration; do \
 		mkdir -p fuzz/target/found/$$target; \
 		cargo fuzz run --fuzz-dir fuzz --sanitizer none $$target fuzz/target/found/$$target fuzz/corpus/$$target -- \
 			-max_total_time=$$CDAL_FUZZ_SECONDS -timeout=10 -rss_limit_mb=1024 -max_len=65536 -print_final_stats=1 \

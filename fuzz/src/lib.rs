@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use cdal::bundle::Manifest;
+use cdal::codec::dicom::composition::{Member, Place, Plane, TRAITS, Traits, compose, tolerance};
 use cdal::codec::pdu::{self, Pdu};
 use cdal::codec::serial::{Frame, Kind, Offer};
 use cdal::codec::{self, commitment, dimse::Command, stow};
@@ -28,6 +29,67 @@ pub fn dicom(bytes: &[u8]) {
         let _ = codec::dicom::series_in(bytes, &Uid::parse(syntax).expect("a UID"));
     }
     let _ = codec::dicom::read_files(&[path]);
+}
+
+/// The frames of a series, 16 bytes each: what stacks they make up.
+pub fn series(bytes: &[u8]) {
+    let members: Vec<Member> = bytes.chunks_exact(16).take(512).map(member).collect();
+    let Ok(found) = compose(&members) else { return };
+    let stacked = found.stacks.iter().flat_map(|stack| stack.order.iter().copied());
+    let left_out = found.left_out.iter().map(|(member, _)| *member);
+    let mut all: Vec<usize> =
+        stacked.chain(found.pictures.iter().copied()).chain(left_out).collect();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..members.len()), "every frame has one place");
+    for stack in &found.stacks {
+        let [across, within] = tolerance(stack.geometry.spacing);
+        for (k, &member) in stack.order.iter().enumerate() {
+            let Place::At(plane) = members[member].place else { panic!("a slice lies nowhere") };
+            let at = stack.geometry.position(k as f64, 0.0, 0.0);
+            let squares = (0..3).map(|axis| (at[axis] - plane.position[axis]).powi(2));
+            let off = squares.sum::<f64>().sqrt();
+            assert!(
+                off <= across.hypot(within) * 1.01 + 1e-6,
+                "a plane lies {off} mm off its grid"
+            );
+        }
+    }
+}
+
+fn member(bytes: &[u8]) -> Member {
+    const WAYS: [[[f64; 3]; 2]; 4] = [
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+        [[1.0, 0.0, 0.0], [0.0, 0.0, -1.0]],
+        [[0.0, 1.0, 0.0], [0.0, 0.0, -1.0]],
+        [[0.8, 0.6, 0.0], [-0.36, 0.48, 0.8]],
+    ];
+    let hundredths = |at: usize| f64::from(i16::from_le_bytes([bytes[at], bytes[at + 1]])) / 100.0;
+    let any = f64::from(f32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]));
+    let mut orientation = WAYS[usize::from(bytes[0] & 3)];
+    let mut position = [hundredths(4), hundredths(6), hundredths(2)];
+    let mut spacing = [f64::from(bytes[14]) / 64.0 + 0.01; 2];
+    // A number of any size, where a file may hold one.
+    match (any.is_finite(), bytes[0] >> 2 & 3) {
+        (true, 1) => position[2] = any,
+        (true, 2) => orientation[0][1] = any,
+        (true, 3) if any > 0.0 => spacing[1] = any,
+        _ => {}
+    }
+    let thickness = (bytes[15] > 0).then(|| f64::from(bytes[15]));
+    let mut traits = Traits::default();
+    traits[usize::from(bytes[12]) % TRAITS.len()] = Some((bytes[13] & 7).to_string());
+    Member {
+        place: match bytes[1] & 15 {
+            14 => Place::Nowhere,
+            15 => Place::Unreadable("ImagePositionPatient"),
+            _ => Place::At(Plane { position, orientation, spacing, thickness }),
+        },
+        size: [if bytes[1] & 16 == 0 { 4 } else { 5 }, 4],
+        channels: if bytes[1] & 32 == 0 { 1 } else { 3 },
+        frame_of_reference: (bytes[1] & 64 == 0).then(|| "1.2".to_owned()),
+        is_localizer: bytes[1] & 128 != 0,
+        traits,
+    }
 }
 
 /// What comes over an association: PDUs, commands, and the data sets of storage commitment.

@@ -86,6 +86,8 @@ struct Report<'a> {
     labels: Vec<LabelVoxels<'a>>,
     milliseconds: Milliseconds,
     files: Vec<PathBuf>,
+    /// What was left out or assumed when the input was read.
+    warnings: &'a [String],
 }
 
 /// A label of the model with what the mask holds of it.
@@ -187,6 +189,9 @@ impl Work<'_> {
                 input.display(),
                 case.name
             );
+        }
+        for warning in &case.warnings {
+            say!("{}: warning: {warning}", case.name);
         }
         let path = args.out.join(format!("{}.preview.png", case.name));
         let preview = args.preview.then(|| preview(segmenter, case, path.clone()));
@@ -320,6 +325,7 @@ fn report(
             encode,
         },
         files,
+        warnings: &case.warnings,
     };
     if work.args.json {
         out!("{}", serde_json::to_string(&report).expect("a report serialises"))?;

@@ -56,6 +56,7 @@ pub fn encode(
         &parameters(provenance),
         digest.as_str(),
         &revision.to_string(),
+        &source.part.to_string(),
     ]);
     let series = Uid::derived(&["capture series", &source_series, &provenance.model_digest]);
 

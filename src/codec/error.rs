@@ -1,6 +1,8 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use super::MAX_SHEAR_DEGREES;
+
 /// Why bytes could not become a case, or a result could not become bytes.
 ///
 /// Messages name the file or folder, what is wrong with it and what to do; never a patient or a UID.
@@ -61,11 +63,31 @@ pub enum CodecError {
     MixedOrientation { path: PathBuf, other: PathBuf, degrees: f64, localizer: bool },
 
     #[error(
-        "{}: lies in the same place as {} of the series (several time points, echoes or \
-         reconstructions); split the series and give one of them",
+        "{}: lies in the same place as {} of the series, and {}; give each volume as a series of its own",
+        path.display(), other.display(), distinction(varying)
+    )]
+    DuplicatePosition { path: PathBuf, other: PathBuf, varying: Vec<&'static str> },
+
+    #[error(
+        "{}: the volume with {part} has {found} slices where another at the same place has {expected}; send \
+         the rest, or give each volume as a series of its own",
+        path.display()
+    )]
+    IncompleteVolume { path: PathBuf, part: String, found: usize, expected: usize },
+
+    #[error(
+        "{}: its {attribute} is missing or cannot be read, so that nobody can tell where the slice lies; \
+         export the series again",
+        path.display()
+    )]
+    NoPlane { path: PathBuf, attribute: &'static str },
+
+    #[error(
+        "{}: lies {distance:.2} mm beside where {} and the other slices of the series put it; correct its \
+         ImagePositionPatient or resample the series",
         path.display(), other.display()
     )]
-    DuplicatePosition { path: PathBuf, other: PathBuf },
+    Astray { path: PathBuf, other: PathBuf, distance: f64 },
 
     #[error(
         "{}: {gap:.3} mm behind its neighbour {} where the slices of the series are {usual:.3} mm \
@@ -77,9 +99,9 @@ pub enum CodecError {
     UnevenSpacing { path: PathBuf, other: PathBuf, gap: f64, usual: f64 },
 
     #[error(
-        "{}: the grid is sheared by {degrees:.2} degrees (such as a tilted gantry); resample it to a \
-         right-angled grid",
-        path.display()
+        "{}: the grid is sheared by {degrees:.2} degrees, as with a tilted gantry (more than {} is not taken); \
+         reconstruct it without tilt, or resample it to a right-angled grid",
+        path.display(), MAX_SHEAR_DEGREES
     )]
     Sheared { path: PathBuf, degrees: f64 },
 
@@ -122,4 +144,12 @@ impl CodecError {
     pub(super) fn encode(format: &'static str, reason: impl Into<String>) -> Self {
         Self::Encode { format, reason: reason.into() }
     }
+}
+
+/// What was tried to tell volumes at one place apart.
+fn distinction(varying: &[&str]) -> String {
+    if varying.is_empty() {
+        return "no attribute tells them apart (two copies, or volumes without a time point or echo)".to_owned();
+    }
+    format!("{} differ but do not tell the volumes apart", varying.join(", "))
 }

@@ -20,6 +20,8 @@ pub enum Format {
     Nifti,
     /// Known, but not read.
     Nifti2,
+    /// The header of ANALYZE 7.5 or of a `NIfTI` pair (.hdr beside .img). Known, but not read.
+    Analyze,
     Png,
     Tiff,
 }
@@ -77,6 +79,10 @@ fn read_all(files: Vec<(PathBuf, Format)>) -> Result<Vec<Case>, CodecError> {
             Format::Tiff => cases.push(raster::read_tiff(&path)?),
             Format::Nifti2 => {
                 return Err(CodecError::unsupported(&path, "NIfTI-2", "convert it to NIfTI-1"));
+            }
+            Format::Analyze => {
+                let what = "ANALYZE 7.5 or a NIfTI pair (.hdr and .img)";
+                return Err(CodecError::unsupported(&path, what, "convert it to one .nii file"));
             }
         }
     }
@@ -181,9 +187,17 @@ fn format_of(head: &[u8]) -> Option<Format> {
         _ if head.starts_with(b"\x89PNG\r\n\x1a\n") => Some(Format::Png),
         _ if head.starts_with(b"II*\0") || head.starts_with(b"MM\0*") => Some(Format::Tiff),
         348 | 0x5c01_0000 if head.get(344..348) == Some(b"n+1\0") => Some(Format::Nifti),
+        348 | 0x5c01_0000 if is_analyze(head) => Some(Format::Analyze),
         540 | 0x1c02_0000 if head.get(4..7) == Some(b"n+2") => Some(Format::Nifti2),
         _ => None,
     }
+}
+
+/// Whether a header of 348 bytes counts its dimensions as ANALYZE 7.5 does, in either byte order.
+fn is_analyze(head: &[u8]) -> bool {
+    let pair = head.get(344..348) == Some(b"ni1\0");
+    let count = head.get(40..42).map(|bytes| [bytes[0], bytes[1]]);
+    pair || count.is_some_and(|count| matches!(count, [1..=7, 0] | [0, 1..=7]))
 }
 
 fn make_names_unique(cases: &mut [Case]) {

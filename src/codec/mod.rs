@@ -29,6 +29,7 @@ use ndarray::ArrayView3;
 use crate::domain::Volume;
 
 pub use self::dicom::DicomSource;
+use self::dicom::MAX_SHEAR_DEGREES;
 pub use self::error::CodecError;
 pub use self::input::{Format, is_image, read, read_files, sniff};
 pub use self::nifti::NiftiGrid;
@@ -44,6 +45,8 @@ pub struct Case {
     pub name: String,
     pub volume: Volume,
     pub source: Source,
+    /// What whoever uses the result should know: what was left out or assumed. Names of files, nothing of the patient.
+    pub warnings: Vec<String>,
 }
 
 /// Where an image came from: what is needed to write a result beside it.

@@ -168,5 +168,6 @@ fn case(
         name: file_stem(path),
         volume: Volume { samples, geometry: None, nominal_range },
         source: Source::Raster,
+        warnings: Vec::new(),
     })
 }

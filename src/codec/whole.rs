@@ -15,7 +15,7 @@ pub fn check_whole(path: &Path, format: Format) -> Result<(), CodecError> {
         Format::Nifti => nifti::check_whole(path),
         Format::Png => raster::check_png(path),
         Format::Tiff => raster::check_tiff(path),
-        Format::Nifti2 => Ok(()),
+        Format::Nifti2 | Format::Analyze => Ok(()),
     };
     match checked {
         Err(CodecError::Unsupported { .. } | CodecError::TooLarge { .. }) => Ok(()),

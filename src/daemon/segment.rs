@@ -91,8 +91,11 @@ impl SegmentWorker {
         let geometry = case.volume.geometry.as_ref();
         let mask = &outcome.segmentation.mask;
         let summary = summary(outcome);
-        let file =
-            |name, bytes| vec![Product { name, dicom: None, bytes, summary: summary.clone() }];
+        let warning = case.warnings.join("; ");
+        let file = |name, bytes| {
+            let (summary, warning) = (summary.clone(), warning.clone());
+            vec![Product { name, dicom: None, bytes, summary, warning }]
+        };
         Ok(match &case.source {
             Source::Dicom(source) => {
                 let form = |kind| seg::Form { kind, revision };
@@ -105,7 +108,7 @@ impl SegmentWorker {
                         Extra::Overlay => self.overlay(case, source, outcome, choice, revision)?,
                     });
                 }
-                products[0].summary = summary;
+                (products[0].summary, products[0].warning) = (summary, warning);
                 products
             }
             Source::Raster if mask.dim().0 == 1 => {
@@ -185,6 +188,7 @@ fn dicom_product(sop_class_uid: &str, sop_instance_uid: Uid, bytes: Vec<u8>) -> 
         }),
         bytes,
         summary: String::new(),
+        warning: String::new(),
     }
 }
 
@@ -206,6 +210,9 @@ impl Worker for SegmentWorker {
         metrics().stage(Stage::Decode, started.elapsed());
         let mut products = Vec::with_capacity(cases.len());
         for case in cases {
+            for warning in &case.warnings {
+                tracing::warn!(job = %claim.job, warning, "a warning about the images of a job");
+            }
             let case = Arc::new(case);
             let preview = self.gallery.as_ref().map(|gallery| self.preview(&case, claim, gallery));
             let request = Request { preview, ..choice.request.clone() };

@@ -44,6 +44,11 @@ pub(super) fn examine(file: Synced) -> Result<Examined, Refusal> {
         Some(Format::Nifti2) => {
             return Err(Refusal::NotAnImage("NIfTI-2 is not supported; convert it to NIfTI-1"));
         }
+        Some(Format::Analyze) => {
+            return Err(Refusal::NotAnImage(
+                "ANALYZE 7.5 and NIfTI pairs (.hdr and .img) are not supported; convert it to one .nii file",
+            ));
+        }
         None => return Err(Refusal::NotAnImage("give a DICOM, NIfTI, PNG or TIFF file")),
     };
     if let Some(format) = format {

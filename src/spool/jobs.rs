@@ -238,7 +238,7 @@ impl Spool {
         failpoint::reach("finish.renamed");
         let mut database = self.database_unsynced()?;
         let transaction = database.transaction()?;
-        move_to(&transaction, job, JobState::Done, None)?;
+        move_to(&transaction, job, JobState::Done, super::warnings(products).as_deref())?;
         transaction.execute(
             "UPDATE jobs SET compute_ms = ?2 WHERE id = ?1",
             params![job.0, i64::try_from(compute.as_millis()).unwrap_or(i64::MAX)],

@@ -89,6 +89,17 @@ pub struct Product {
     pub bytes: Vec<u8>,
     /// A few words for the log: no patient data, no UID.
     pub summary: String,
+    /// What whoever uses it should know, such as images that were left out; empty for nothing. Becomes the job's reason: no
+    /// patient data, no UID.
+    pub warning: String,
+}
+
+/// The warnings of a job's products, each once; `None` without any.
+fn warnings(products: &[Product]) -> Option<String> {
+    let mut said: Vec<&str> = products.iter().map(|product| product.warning.as_str()).collect();
+    said.retain(|warning| !warning.is_empty());
+    said.dedup();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// How a Part-10 file is announced to a DICOM peer.

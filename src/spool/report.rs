@@ -15,7 +15,7 @@ pub struct JobReport {
     pub attempts: u32,
     /// Objects that are there for it.
     pub objects: u64,
-    /// Why it failed, waits or is in quarantine.
+    /// Why it failed, waits or is in quarantine; of one that is done, what to know about its products.
     pub reason: Option<String>,
     pub last_received_ms: i64,
     pub finished_ms: Option<i64>,

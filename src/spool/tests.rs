@@ -37,6 +37,7 @@ fn product(content: &[u8]) -> Product {
         }),
         bytes: content.to_vec(),
         summary: String::new(),
+        warning: String::new(),
     }
 }
 

@@ -30,10 +30,21 @@ pub enum TruthError {
         "{case}: the label lies up to {distance:.2} mm away from the image; resample it to the image's grid"
     )]
     Place { case: String, distance: f64 },
-    #[error("{case}: the label holds the value {value}; the model knows 0 to {largest}")]
-    LabelValue { case: String, value: f32, largest: u8 },
+    #[error("{}: the label holds {}; it may hold {accepted}", path.display(), some(values))]
+    LabelValue { path: PathBuf, values: Vec<f32>, accepted: String },
+    #[error("{}: the label is a picture in colour; give one in grey, or an indexed PNG", .0.display())]
+    ColouredLabel(PathBuf),
     #[error(transparent)]
     Codec(#[from] CodecError),
+}
+
+/// A few values of many.
+fn some(values: &[f32]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = values.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = if values.len() > SHOWN { ", …" } else { "" };
+    let plural = if values.len() == 1 { "" } else { "s" };
+    format!("the value{plural} {}{more}", shown.join(", "))
 }
 
 /// A few names of many.

@@ -1,9 +1,10 @@
 //! An image and its truth, read from files onto one grid.
 //!
-//! A truth is a NIfTI volume of label values, a DICOM Segmentation ([`seg::read`]), or a PNG or TIFF: with one label, what is brighter than half of the
-//! value range is foreground (so are the ones of a mask of nothing but 0 and 1); with several, values (or the
-//! indices of an indexed PNG) are label values. Of colour only the first channel counts.
+//! A truth is a NIfTI volume of label values, a DICOM Segmentation ([`seg::read`]), or a PNG or TIFF, whose values (or
+//! indices, of an indexed PNG) are label values. Pictures for a model of one label may as well hold black and white, such
+//! as 0 and 255. Any other value is an error: a threshold would take it for what it is not.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ndarray::{Array3, Axis};
@@ -45,27 +46,43 @@ impl Pair {
     }
 
     fn truth(&self, label: &Case, labels: &[Label]) -> Result<Array3<u8>, TruthError> {
-        let largest = labels.iter().map(|label| label.value).max().unwrap_or(0);
-        let values = label.volume.samples.index_axis(Axis(0), 0);
-        let raster = matches!(label.source, Source::Raster);
-        if let (true, &[Label { value: foreground, .. }]) = (raster, labels) {
-            let (black, white) = label.volume.nominal_range.unwrap_or((0.0, 1.0));
-            let counts_up = values.iter().all(|&v| v == 0.0 || v == 1.0);
-            let half = if counts_up { 0.5 } else { f32::midpoint(black, white) };
-            return Ok(values.mapv(|v| if v > half { foreground } else { 0 }));
-        }
-        let indices =
-            if raster && is_png(&self.label) { mask_png::read_indices(&self.label)? } else { None };
+        let samples = &label.volume.samples;
+        let is_raster = matches!(label.source, Source::Raster);
+        let is_grey = samples.outer_iter().all(|channel| channel == samples.index_axis(Axis(0), 0));
+        // The grey levels of a palette say more than its indices for black and white.
+        let is_indexed = is_raster && (labels.len() > 1 || !is_grey) && is_png(&self.label);
+        let indices = if is_indexed { mask_png::read_indices(&self.label)? } else { None };
         let values = match &indices {
             Some(indices) => indices.mapv(f32::from).insert_axis(Axis(0)),
-            None => values.to_owned(),
+            None if is_grey => samples.index_axis(Axis(0), 0).to_owned(),
+            None => return Err(TruthError::ColouredLabel(self.label.clone())),
         };
-        match values.iter().find(|&&v| v.fract() != 0.0 || !(0.0..=f32::from(largest)).contains(&v))
-        {
-            Some(&value) => Err(TruthError::LabelValue { case: self.stem.clone(), value, largest }),
-            None => Ok(values.mapv(|value| value as u8)),
+        let is_label = |v: f32| v == 0.0 || labels.iter().any(|l| f32::from(l.value) == v);
+        let unknown = values.iter().filter(|&&v| !is_label(v)).map(|v| v.to_bits());
+        let unknown: BTreeSet<u32> = unknown.collect();
+        if unknown.is_empty() {
+            return Ok(values.mapv(|value| value as u8));
         }
+        if let (true, [Label { value: foreground, .. }]) = (is_raster, labels) {
+            let (_, white) = label.volume.nominal_range.unwrap_or((0.0, 1.0));
+            let is_white = |white: f32| values.iter().all(|&v| v == 0.0 || v == white);
+            if is_white(white) || is_white(1.0) || is_white(255.0) {
+                return Ok(values.mapv(|v| if v > 0.0 { *foreground } else { 0 }));
+            }
+        }
+        let mut values: Vec<f32> = unknown.into_iter().map(f32::from_bits).collect();
+        values.sort_by(f32::total_cmp);
+        let (path, accepted) = (self.label.clone(), accepted(labels, is_raster));
+        Err(TruthError::LabelValue { path, values, accepted })
     }
+}
+
+/// The values of a truth, in words.
+fn accepted(labels: &[Label], is_raster: bool) -> String {
+    let named = |label: &Label| format!("{} ({})", label.value, label.name);
+    let known: Vec<String> = labels.iter().map(named).collect();
+    let white = if is_raster && labels.len() == 1 { ", or 0 and white" } else { "" };
+    format!("0 and the model's labels: {}{white}", known.join(", "))
 }
 
 fn is_png(path: &Path) -> bool {
@@ -75,7 +92,12 @@ fn is_png(path: &Path) -> bool {
 fn read_one(path: &Path) -> Result<Case, TruthError> {
     let mut cases = codec::read(path)?;
     match (cases.pop(), cases.len()) {
-        (Some(case), 0) => Ok(case),
+        (Some(case), 0) => {
+            for warning in &case.warnings {
+                tracing::warn!(case = case.name, warning, "a warning about an image");
+            }
+            Ok(case)
+        }
         (_, others) => Err(TruthError::NotOne { path: path.into(), cases: others + 1 }),
     }
 }
@@ -127,12 +149,17 @@ mod tests {
             write_png(&pair.label, 3, pixels);
             pair.read(&labels(count)).map(|(_, truth)| truth.into_raw_vec_and_offset().0)
         };
-        assert_eq!(read(&[0, 127, 128], 1).unwrap(), [0, 0, 1]);
+        let error = read(&[0, 127, 128], 1).unwrap_err().to_string();
+        assert!(error.contains("label.png: the label holds the values 127, 128;"), "{error}");
+        assert!(error.contains("0 and the model's labels: 1 (label 1), or 0 and white"), "{error}");
+        let error = read(&[3, 2, 1], 1).unwrap_err().to_string();
+        assert!(error.contains("the values 2, 3;"), "{error}");
         assert_eq!(read(&[0, 0, 255], 1).unwrap(), [0, 0, 1]);
         assert_eq!(read(&[0, 1, 1], 1).unwrap(), [0, 1, 1]);
         assert_eq!(read(&[0, 2, 1], 2).unwrap(), [0, 2, 1]);
         let error = read(&[0, 3, 1], 2).unwrap_err().to_string();
-        assert_eq!(error, "a: the label holds the value 3; the model knows 0 to 2");
+        assert!(error.contains("the value 3; it may hold 0 and the model's labels: 1"), "{error}");
+        assert!(read(&[0, 255, 255], 2).unwrap_err().to_string().contains("255"), "ambiguous");
 
         let ours = ndarray::array![[0_u8, 2, 1]];
         std::fs::write(&pair.label, mask_png::encode(ours.view(), &labels(2)).unwrap()).unwrap();

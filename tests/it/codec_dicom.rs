@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use cdal::codec::{self, Case, CodecError, Source};
-use dicom_core::{PrimitiveValue, VR};
+use dicom_core::value::PixelFragmentSequence;
+use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use tempfile::{TempDir, tempdir};
 
@@ -317,6 +318,30 @@ fn a_source_names_its_series() {
     assert_eq!(text(tags::MODALITY).as_deref(), Some("MR"));
     assert_eq!(text(tags::PATIENT_NAME).as_deref(), Some(made::PATIENT));
     assert_eq!(text(tags::LATERALITY), None);
+}
+
+/// The pixels of slice 3 as a High-Throughput JPEG 2000 codestream (ISO/IEC 15444-15): RPCL order, reversible.
+const HTJ2K: &str = concat!(
+    "ff4fff5100294000000000070000000500000000000000000000000700000005000000000000000000010b0101ff5000",
+    "08000200000007ff52000c00020001000204044001ff5c000a2070787878707078ff90000a0000000000230001ff93c0",
+    "0154a7bdeace6eea0181b400c00090fc12730000ffd9",
+);
+
+#[test]
+fn high_throughput_jpeg_2000_reads_as_the_plain_one() {
+    let folder = folder();
+    let plain = made::write(folder.path(), "plain.dcm", made::slice(3));
+    let expected = only(&plain).volume;
+    let stream: Vec<u8> = (0..HTJ2K.len() / 2)
+        .map(|at| u8::from_str_radix(&HTJ2K[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    for syntax in [uids::HTJ2K_LOSSLESS, uids::HTJ2K_LOSSLESS_RPCL, uids::HTJ2K] {
+        let mut object = made::slice(3);
+        let pixels = PixelFragmentSequence::new(Vec::new(), vec![stream.clone()]);
+        object.put(DataElement::new(tags::PIXEL_DATA, VR::OB, pixels));
+        let path = made::write_as(folder.path(), "packed.dcm", object, syntax);
+        assert_eq!(only(&path).volume, expected, "{syntax}");
+    }
 }
 
 #[test]

@@ -244,7 +244,7 @@ fn labels_that_do_not_belong_to_their_image_are_refused() {
     };
     let mut other = truth.clone();
     other[[3, 3, 3]] = 7;
-    refused(&geometry, &other, "holds the value 7; the model knows 0 to 2");
+    refused(&geometry, &other, "holds the value 7; it may hold 0 and the model's labels: 1 (");
     let smaller = truth.slice(ndarray::s![1.., .., ..]).to_owned();
     refused(&geometry, &smaller, "bring the label to the image's grid");
     let mut elsewhere = geometry;

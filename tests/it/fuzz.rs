@@ -16,8 +16,9 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 7] = [
     ("dicom", targets::dicom),
+    ("series", targets::series),
     ("dimse", targets::dimse),
     ("serial", targets::serial),
     ("nifti", targets::nifti),
@@ -73,6 +74,20 @@ fn seeds() {
     for (name, bytes) in crate::attributes::kept() {
         keep("dicom", name, &bytes);
     }
+
+    // Frames as the target reads them: [way, kind, z, z, x, x, y, y, any number x 4, trait, its value, spacing, thickness].
+    let frame = |way: u8, kind: u8, z: u8, time: u8| {
+        [way, kind, z, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, time, 63, 0]
+    };
+    let stack = (0..6).map(|k| frame(0, 0, 100 + 25 * k, 1));
+    let scouts = [frame(1, 128, 0, 1), frame(2, 0, 0, 1)];
+    keep(
+        "series",
+        "scouts",
+        &scouts.into_iter().chain(stack.clone()).flatten().collect::<Vec<_>>(),
+    );
+    let later = (0..6).map(|k| frame(0, 0, 100 + 25 * k, 2));
+    keep("series", "time-points", &stack.chain(later).flatten().collect::<Vec<_>>());
 
     let object = SopReference {
         sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.4"),

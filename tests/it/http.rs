@@ -35,7 +35,13 @@ impl Worker for InKind {
         }
         let case = &codec::read_files(files).map_err(failed)?[0];
         let name = format!("{}.mask.png", case.name);
-        Ok(vec![Product { name, dicom: None, bytes: b"mask".to_vec(), summary: String::new() }])
+        Ok(vec![Product {
+            name,
+            dicom: None,
+            bytes: b"mask".to_vec(),
+            summary: String::new(),
+            warning: String::new(),
+        }])
     }
 }
 

@@ -35,6 +35,7 @@ mod rooms;
 mod sampler;
 mod scripts;
 mod serial;
+mod series;
 mod serve_http;
 mod shared;
 mod spool;

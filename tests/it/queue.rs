@@ -156,6 +156,7 @@ fn product(seed: &str) -> Product {
         }),
         bytes: seed.as_bytes().to_vec(),
         summary: String::new(),
+        warning: String::new(),
     }
 }
 

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use dicom_core::Tag;
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{tags, uids};
 
+use super::composition::Place;
 use super::data_set::DataSet;
 use super::lut::Lut;
 use super::stack::Plane;
+use super::voi::{Padding, Voi};
 use crate::codec::{CodecError, MAX_SAMPLES};
 
 /// `PhotometricInterpretation` (PS3.3 C.7.6.3.1.2).
@@ -38,6 +40,10 @@ pub(super) struct Image {
     pub(super) palette: Option<[Lut; 3]>,
     /// `ModalityLUTSequence`: in place of a rescale.
     pub(super) modality_lut: Option<Lut>,
+    /// Stored values that are no part of the picture.
+    pub(super) padding: Option<Padding>,
+    /// Whether the smallest value is shown white (PS3.3 C.7.6.3.1.2, C.8.11.3.1.2).
+    pub(super) inverse: bool,
 }
 
 impl Image {
@@ -68,6 +74,9 @@ impl Image {
         let high_bit = header.count(tags::HIGH_BIT)?;
         let high_bit = high_bit.map_or(bits_stored.saturating_sub(1), |n| n as u16);
         let signed = header.count(tags::PIXEL_REPRESENTATION)? == Some(1);
+        let grey = matches!(photometric, Photometric::Monochrome1 | Photometric::Monochrome2);
+        let inverse = photometric == Photometric::Monochrome1
+            || header.text(tags::PRESENTATION_LUT_SHAPE)?.as_deref() == Some("INVERSE");
         let image = Self {
             rows: required(tags::ROWS, "Rows")?,
             columns: required(tags::COLUMNS, "Columns")?,
@@ -87,7 +96,10 @@ impl Image {
                 .items(tags::MODALITY_LUT_SEQUENCE)?
                 .first()
                 .map(|item| Lut::read(path, item, tags::LUT_DESCRIPTOR, tags::LUT_DATA, signed))
-                .transpose()?,
+                .transpose()?
+                .map(Lut::of_true_depth),
+            padding: if grey { Padding::read(header)? } else { None },
+            inverse: grey && inverse,
         };
         image.check(path)?;
         Ok(image)
@@ -187,22 +199,21 @@ fn palette(path: &Path, header: &DataSet, signed: bool) -> Result<[Lut; 3], Code
 }
 
 /// Place and meaning of one frame.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct FrameInfo {
-    /// `None` for projections and captures, which lie nowhere in the patient.
-    pub(super) plane: Option<Plane>,
+    pub(super) place: Place,
     pub(super) slope: f64,
     pub(super) intercept: f64,
-    /// Black and white of the first VOI window, in rescaled values.
-    pub(super) window: Option<(f64, f64)>,
+    pub(super) voi: Voi,
 }
 
 /// One entry per frame, in stored order. Functional groups (PS3.3 C.7.6.16) go before the data set's root.
 pub(super) fn read_frames(
     path: &Path,
     header: &DataSet,
-    frames: usize,
+    image: &Image,
 ) -> Result<Vec<FrameInfo>, CodecError> {
+    let frames = image.frames;
     let per_frame = header.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?;
     if !per_frame.is_empty() && per_frame.len() != frames {
         return Err(CodecError::malformed(
@@ -218,10 +229,11 @@ pub(super) fn read_frames(
             "convert it to the enhanced multi-frame or the single-frame format",
         ));
     }
+    let kind = Kind::of(header)?;
     (0..frames)
         .map(|frame| {
-            let info = read_frame(path, &|macro_| group(header, frame, macro_))?;
-            if frames > 1 && info.plane.is_none() {
+            let info = read_frame(path, image, kind, &|macro_| group(header, frame, macro_))?;
+            if frames > 1 && info.place == Place::Nowhere {
                 return Err(CodecError::unsupported(
                     path,
                     "a multi-frame image without ImagePositionPatient for each frame",
@@ -235,9 +247,7 @@ pub(super) fn read_frames(
 
 /// The functional group of `frame` (from 0) that holds `macro_`: its own, the shared one, or the data set's root.
 pub(super) fn group(header: &DataSet, frame: usize, macro_: Tag) -> Result<&DataSet, CodecError> {
-    let own = header.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?.get(frame);
-    let shared = header.items(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE)?.first();
-    for level in [own, shared].into_iter().flatten() {
+    for level in frame_groups(header, frame)? {
         if let Some(found) = level.items(macro_)?.first() {
             return Ok(found);
         }
@@ -245,69 +255,109 @@ pub(super) fn group(header: &DataSet, frame: usize, macro_: Tag) -> Result<&Data
     Ok(header)
 }
 
+/// The functional groups of `frame` (from 0): its own, then the shared ones.
+pub(super) fn frame_groups(
+    header: &DataSet,
+    frame: usize,
+) -> Result<impl Iterator<Item = &DataSet>, CodecError> {
+    let own = header.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?.get(frame);
+    let shared = header.items(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE)?.first();
+    Ok([own, shared].into_iter().flatten())
+}
+
 fn read_frame<'a>(
     path: &Path,
+    image: &Image,
+    kind: Kind,
     group: &impl Fn(Tag) -> Result<&'a DataSet, CodecError>,
 ) -> Result<FrameInfo, CodecError> {
     let malformed = |reason: &str| CodecError::malformed(path, "DICOM", reason);
-    let plane = read_plane(path, group)?;
     let transformation = group(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?;
     let slope = transformation.number(tags::RESCALE_SLOPE)?.unwrap_or(1.0);
     if slope == 0.0 {
         return Err(malformed("its RescaleSlope is 0, which leaves no image"));
     }
+    let intercept = transformation.number(tags::RESCALE_INTERCEPT)?.unwrap_or(0.0);
+    let signed = image.signed || (image.modality_lut.is_none() && intercept < 0.0);
     Ok(FrameInfo {
-        plane,
+        place: read_place(kind, group)?,
         slope,
-        intercept: transformation.number(tags::RESCALE_INTERCEPT)?.unwrap_or(0.0),
-        window: window(group(tags::FRAME_VOILUT_SEQUENCE)?)?,
+        intercept,
+        voi: Voi::read(path, group(tags::FRAME_VOILUT_SEQUENCE)?, signed)?,
     })
 }
 
-/// Where a frame lies; `None` where nothing says so.
-pub(super) fn read_plane<'a>(
-    path: &Path,
-    group: &impl Fn(Tag) -> Result<&'a DataSet, CodecError>,
-) -> Result<Option<Plane>, CodecError> {
-    let measures = group(tags::PIXEL_MEASURES_SEQUENCE)?;
-    let position = group(tags::PLANE_POSITION_SEQUENCE)?.numbers(tags::IMAGE_POSITION_PATIENT)?;
-    let orientation =
-        group(tags::PLANE_ORIENTATION_SEQUENCE)?.numbers(tags::IMAGE_ORIENTATION_PATIENT)?;
-    match (position.as_deref(), orientation.as_deref()) {
-        (Some(&[x, y, z]), Some(&[a, b, c, d, e, f])) => {
-            let spacing = match measures.numbers(tags::PIXEL_SPACING)?.as_deref() {
-                Some(&[rows, columns]) if rows > 0.0 && columns > 0.0 => [rows, columns],
-                _ => {
-                    let reason = "its PixelSpacing is missing or not positive";
-                    return Err(CodecError::malformed(path, "DICOM", reason));
-                }
-            };
-            Ok(Some(Plane {
-                position: [x, y, z],
-                orientation: [[a, b, c], [d, e, f]],
-                spacing,
-                thickness: measures.number(tags::SLICE_THICKNESS)?.filter(|t| *t > 0.0),
-            }))
+/// Whether an image shows a plane of the patient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A slice: without its plane it is of no use.
+    CrossSection,
+    /// A projection, a capture or a photograph, which may lie nowhere.
+    Other,
+}
+
+impl Kind {
+    /// By SOP class (PS3.4 table B.5-1); by `Modality` where the class is not known.
+    pub(super) fn of(header: &DataSet) -> Result<Self, CodecError> {
+        const SLICES: [&str; 14] = [
+            uids::CT_IMAGE_STORAGE,
+            uids::ENHANCED_CT_IMAGE_STORAGE,
+            uids::LEGACY_CONVERTED_ENHANCED_CT_IMAGE_STORAGE,
+            uids::MR_IMAGE_STORAGE,
+            uids::ENHANCED_MR_IMAGE_STORAGE,
+            uids::ENHANCED_MR_COLOR_IMAGE_STORAGE,
+            uids::LEGACY_CONVERTED_ENHANCED_MR_IMAGE_STORAGE,
+            uids::POSITRON_EMISSION_TOMOGRAPHY_IMAGE_STORAGE,
+            uids::ENHANCED_PET_IMAGE_STORAGE,
+            uids::LEGACY_CONVERTED_ENHANCED_PET_IMAGE_STORAGE,
+            uids::NUCLEAR_MEDICINE_IMAGE_STORAGE,
+            uids::X_RAY3_D_ANGIOGRAPHIC_IMAGE_STORAGE,
+            uids::X_RAY3_D_CRANIOFACIAL_IMAGE_STORAGE,
+            uids::BREAST_TOMOSYNTHESIS_IMAGE_STORAGE,
+        ];
+        const STANDARD_STORAGE: &str = "1.2.840.10008.5.1.4.1.1.";
+        let class = header.text(tags::SOP_CLASS_UID)?.unwrap_or_default();
+        let modality = header.text(tags::MODALITY)?.unwrap_or_default();
+        let by_modality = ["CT", "MR", "PT", "NM"].contains(&modality.as_str());
+        if SLICES.contains(&class.as_str()) || (!class.starts_with(STANDARD_STORAGE) && by_modality)
+        {
+            Ok(Self::CrossSection)
+        } else {
+            Ok(Self::Other)
         }
-        _ => Ok(None),
     }
 }
 
-/// Black and white of the first window (PS3.3 C.11.2.1.2 and C.11.2.1.3.2).
-fn window(voi: &DataSet) -> Result<Option<(f64, f64)>, CodecError> {
-    let (Some(centre), Some(width)) =
-        (voi.number(tags::WINDOW_CENTER)?, voi.number(tags::WINDOW_WIDTH)?)
-    else {
-        return Ok(None);
+/// Where a frame lies. A value that is there and cannot be read is [`Place::Unreadable`]: a localizer does without.
+pub(super) fn read_place<'a>(
+    kind: Kind,
+    group: &impl Fn(Tag) -> Result<&'a DataSet, CodecError>,
+) -> Result<Place, CodecError> {
+    let measures = group(tags::PIXEL_MEASURES_SEQUENCE)?;
+    let position = group(tags::PLANE_POSITION_SEQUENCE)?.numbers(tags::IMAGE_POSITION_PATIENT);
+    let orientation =
+        group(tags::PLANE_ORIENTATION_SEQUENCE)?.numbers(tags::IMAGE_ORIENTATION_PATIENT);
+    let missing = |attribute, is_unreadable: bool| match kind {
+        Kind::Other if !is_unreadable => Ok(Place::Nowhere),
+        _ => Ok(Place::Unreadable(attribute)),
     };
-    Ok(match voi.text(tags::VOILUT_FUNCTION)?.as_deref() {
-        Some("LINEAR_EXACT" | "SIGMOID") if width > 0.0 => {
-            Some((centre - width / 2.0, centre + width / 2.0))
-        }
-        None | Some("LINEAR") if width > 1.0 => {
-            let (middle, half) = (centre - 0.5, (width - 1.0) / 2.0);
-            Some((middle - half, middle + half))
-        }
-        _ => None,
-    })
+    let Ok(Some(&[x, y, z])) = position.as_ref().map(Option::as_deref) else {
+        return missing("ImagePositionPatient", position.is_err());
+    };
+    let Ok(Some(&[a, b, c, d, e, f])) = orientation.as_ref().map(Option::as_deref) else {
+        return missing("ImageOrientationPatient", orientation.is_err());
+    };
+    let spacing = match measures.numbers(tags::PIXEL_SPACING).as_ref().map(Option::as_deref) {
+        Ok(Some(&[rows, columns])) if rows > 0.0 && columns > 0.0 => [rows, columns],
+        _ => return Ok(Place::Unreadable("PixelSpacing")),
+    };
+    let Ok(thickness) = measures.number(tags::SLICE_THICKNESS) else {
+        return Ok(Place::Unreadable("SliceThickness"));
+    };
+    Ok(Place::At(Plane {
+        position: [x, y, z],
+        orientation: [[a, b, c], [d, e, f]],
+        spacing,
+        thickness: thickness.filter(|t| *t > 0.0),
+    }))
 }

@@ -50,6 +50,28 @@ impl Lut {
         Ok(Self { first, values, maximum: 2_f32.powf(bits as f32) - 1.0 })
     }
 
+    /// Of a grey table: the largest value of as many bits as its entries need. Some writers declare 16 bits for entries of
+    /// 12, which would be almost black.
+    pub(super) fn of_true_depth(self) -> Self {
+        let largest = self.values.iter().copied().max().unwrap_or(0);
+        let needed = 2_f32.powi((16 - largest.leading_zeros() as i32).max(1)) - 1.0;
+        Self { maximum: needed.min(self.maximum), ..self }
+    }
+
+    /// Where entries leave the first one's value and where they reach the last one's: black and white, or white and
+    /// black where they fall. `None` if both ends are alike.
+    pub(super) fn rise(&self) -> Option<(f64, f64)> {
+        let (&first, &last) = (self.values.first()?, self.values.last()?);
+        let leaves = self.values.iter().position(|&value| value != first)?.saturating_sub(1);
+        let reaches = self.values.len() - self.values.iter().rev().position(|&v| v != last)?;
+        let at = |index: usize| (self.first + index as i64) as f64;
+        match first.cmp(&last) {
+            std::cmp::Ordering::Less => Some((at(leaves), at(reaches))),
+            std::cmp::Ordering::Equal => None,
+            std::cmp::Ordering::Greater => Some((at(reaches), at(leaves))),
+        }
+    }
+
     /// Values beyond the table take its first or last entry.
     pub(super) fn map(&self, stored: i64) -> f32 {
         let index = (stored - self.first).clamp(0, self.values.len() as i64 - 1);

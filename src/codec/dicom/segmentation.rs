@@ -5,9 +5,10 @@ use std::path::Path;
 use dicom_core::Tag;
 use dicom_dictionary_std::{tags, uids};
 
+use super::composition::Place;
 use super::data_set::DataSet;
 use super::frames::Frames;
-use super::image::{Image, group, read_plane};
+use super::image::{Image, Kind, group, read_place};
 use super::part10::Part10;
 use super::stack::Plane;
 use crate::codec::CodecError;
@@ -79,7 +80,13 @@ impl Segmentation {
                     .ok_or_else(|| malformed(format!("frame {} names no segment", frame + 1)))?;
                 Ok(Frame {
                     segment: segment as u16,
-                    plane: read_plane(path, &group)?,
+                    plane: match read_place(Kind::Other, &group)? {
+                        Place::At(plane) => Some(plane),
+                        Place::Nowhere => None,
+                        Place::Unreadable(attribute) => {
+                            return Err(CodecError::NoPlane { path: path.to_owned(), attribute });
+                        }
+                    },
                     sources: sources(group(tags::DERIVATION_IMAGE_SEQUENCE)?)?,
                     pixels: stored.get(frame)?.bytes.into_owned(),
                 })

@@ -2,6 +2,7 @@ use std::fmt;
 
 use dicom_core::Tag;
 
+use super::composition::Part;
 use super::data_set::DataSet;
 use crate::codec::CodecError;
 
@@ -11,6 +12,8 @@ use crate::codec::CodecError;
 pub struct DicomSource {
     /// Everything but the pixels of the instance that holds the first slice.
     pub(in crate::codec) header: DataSet,
+    /// Which volume of its series.
+    pub(in crate::codec) part: Part,
     pub(in crate::codec) instances: Vec<SourceInstance>,
     /// One per slice of the volume, in its order.
     pub(in crate::codec) slices: Vec<SourceSlice>,

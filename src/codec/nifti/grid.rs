@@ -2,11 +2,14 @@ use std::path::Path;
 
 use ::nifti::NiftiHeader;
 
-use crate::codec::CodecError;
+use crate::codec::{CodecError, MAX_SHEAR_DEGREES};
 use crate::domain::Geometry;
 
-/// Cosine of the angle between two axes beyond which a grid counts as sheared.
-const SHEAR_TOLERANCE: f64 = 1e-3;
+/// Unit of lengths in `xyzt_units` (nifti1.h): the low three bits.
+const UNIT_OF_LENGTH: u8 = 0b111;
+/// No grid is this much finer or coarser than a millimetre.
+const FINEST_MM: f64 = 1e-6;
+const COARSEST_MM: f64 = 1e6;
 
 /// The spatial fields of a `NIfTI` header, kept as they stood: a mask written with them lies exactly on
 /// its image in every tool, whichever of the fields that tool reads.
@@ -83,7 +86,16 @@ impl NiftiGrid {
         }
     }
 
-    /// Voxel indices to RAS, mm: sform before qform before plain sizes, as the standard orders them.
+    /// Millimetres in the header's unit of length; one that is unknown counts as the millimetre, as is the custom.
+    fn millimetres(&self) -> f64 {
+        match self.xyzt_units & UNIT_OF_LENGTH {
+            1 => 1e3,
+            3 => 1e-3,
+            _ => 1.0,
+        }
+    }
+
+    /// Voxel indices to RAS in the header's unit: sform before qform before plain sizes, as the standard orders them.
     fn affine(&self) -> [[f64; 4]; 3] {
         if self.sform_code > 0 {
             return self.srow.map(|row| row.map(f64::from));
@@ -114,7 +126,8 @@ impl NiftiGrid {
     }
 
     pub(super) fn geometry(&self, path: &Path, slices: usize) -> Result<Geometry, CodecError> {
-        let affine = self.affine();
+        let scale = self.millimetres();
+        let affine = self.affine().map(|row| row.map(|value| value * scale));
         let unusable =
             || CodecError::malformed(path, "NIfTI", "its affine is singular or not finite");
         if affine.iter().flatten().any(|value| !value.is_finite()) {
@@ -132,16 +145,21 @@ impl NiftiGrid {
                 [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
         }
         let spacing = steps.map(length);
-        if spacing.iter().any(|s| *s <= 1e-6 || !s.is_finite()) {
+        if !spacing.iter().all(|s| (FINEST_MM..COARSEST_MM).contains(s)) {
             return Err(unusable());
         }
         let direction: [[f64; 3]; 3] = std::array::from_fn(|i| steps[i].map(|x| x / spacing[i]));
-        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        let off_right_angle = |(a, b): (usize, usize)| -> f64 {
             let cosine: f64 = (0..3).map(|axis| direction[a][axis] * direction[b][axis]).sum();
-            if cosine.abs() > SHEAR_TOLERANCE {
-                let degrees = cosine.abs().min(1.0).asin().to_degrees();
-                return Err(CodecError::Sheared { path: path.to_owned(), degrees });
-            }
+            cosine.abs().min(1.0).asin().to_degrees()
+        };
+        let degrees = [(0, 1), (0, 2), (1, 2)].map(off_right_angle).into_iter().fold(0.0, f64::max);
+        // Axes that run in one plane span no volume, however long they are.
+        if degrees > 89.9 {
+            return Err(unusable());
+        }
+        if degrees > MAX_SHEAR_DEGREES {
+            return Err(CodecError::Sheared { path: path.to_owned(), degrees });
         }
         Ok(Geometry { origin: lps(3), direction, spacing })
     }

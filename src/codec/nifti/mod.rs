@@ -65,6 +65,7 @@ pub fn read(path: &Path) -> Result<Case, CodecError> {
         name: file_stem(path),
         volume: Volume { samples, geometry: Some(grid.geometry(path, slices)?), nominal_range },
         source: Source::Nifti(Box::new(grid)),
+        warnings: Vec::new(),
     })
 }
 

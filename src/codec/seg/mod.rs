@@ -185,6 +185,9 @@ impl Uids {
         parts.extend(model.map(String::as_str));
         let revision = form.revision.to_string();
         parts.push(&revision);
+        // Volumes of one multi-frame image have their instance in common.
+        let part = source.part.to_string();
+        parts.extend((!part.is_empty()).then_some(part.as_str()));
         parts.extend(source.instances.iter().map(|instance| instance.sop_instance.as_str()));
         let instance = Uid::derived(&parts);
         let frame_of_reference = source.text(tags::FRAME_OF_REFERENCE_UID)?.unwrap_or_else(|| {
@@ -247,6 +250,9 @@ fn put_image(object: &mut InMemDicomObject, form: Form, source: &DicomSource, ui
     };
     if form.revision > 1 {
         let _ = write!(description, ", revision {}", form.revision);
+    }
+    if !source.part.is_whole() {
+        let _ = write!(description, ", {}", source.part);
     }
     put_text(object, tags::CONTENT_DESCRIPTION, VR::LO, &description);
     // A family and a given name: one component alone is the retired form of a person name.

@@ -51,5 +51,8 @@ pub(in crate::ingest) const DECODABLE: &[&str] = &[
     uids::JPEG_LOSSLESS_SV1,
     uids::JPEG2000_LOSSLESS,
     uids::JPEG2000,
+    uids::HTJ2K_LOSSLESS,
+    uids::HTJ2K_LOSSLESS_RPCL,
+    uids::HTJ2K,
     uids::RLE_LOSSLESS,
 ];

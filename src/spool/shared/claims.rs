@@ -172,6 +172,13 @@ impl Shared {
             .bind(claim.job.as_str())
             .execute(&mut *transaction)
             .await?;
+            if let Some(warnings) = crate::spool::warnings(products) {
+                sqlx::query("UPDATE jobs SET reason = $2 WHERE id = $1")
+                    .bind(claim.job.as_str())
+                    .bind(warnings)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
             for product in products {
                 enter(&mut transaction, &day, &claim.job, product, destinations).await?;
             }

@@ -35,6 +35,7 @@ pub fn product(seed: &str, instance: u16) -> Product {
             transfer_syntax: uid(EXPLICIT_VR_LITTLE_ENDIAN),
         }),
         summary: format!("{instance} objects"),
+        warning: String::new(),
     }
 }
 
@@ -57,6 +58,7 @@ impl Worker for Echo {
                 }),
                 bytes,
                 summary: String::new(),
+                warning: String::new(),
             }
         };
         Ok(claim.files.iter().map(echo).collect())

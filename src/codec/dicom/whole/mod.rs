@@ -25,7 +25,7 @@ use dicom_dictionary_std::{tags, uids};
 use self::bytes::Bytes;
 use self::walk::{Coding, Found, Walk, name};
 use super::head::{Identity, identify};
-use super::series::NOT_IMAGES;
+use super::instance::NOT_IMAGES;
 use crate::codec::CodecError;
 
 /// Checks that nothing of the object is missing.
