@@ -47,13 +47,17 @@ impl Assembly {
     /// Decides every voxel and carries mask and agreement back to the source's grid.
     #[must_use]
     pub fn finish(&self, manifest: &Manifest, grid: &Grid) -> Segmentation {
-        let rounded = self.average(&self.rounded, grid);
         let means = self.average(&self.means, grid);
         let shares =
             |label: usize| grid.shares_to_source(&means.index_axis(Axis(0), label).to_owned());
         let (mask, agreement) = match manifest.decision {
+            Decision::Argmax if grid.is_resampled() => {
+                let shares: Vec<_> = (0..means.dim().0).map(shares).collect();
+                let mask = stack(&shares).map_axis(Axis(0), largest);
+                (mask, shares.into_iter().skip(1).collect())
+            }
             Decision::Argmax => {
-                let winner = rounded.map_axis(Axis(0), largest);
+                let winner = self.average(&self.rounded, grid).map_axis(Axis(0), largest);
                 (grid.mask_to_source(&winner), (1..means.dim().0).map(shares).collect())
             }
             Decision::Threshold { foreground, rounded: at } => {
@@ -63,17 +67,16 @@ impl Assembly {
                 let decide = |share: f32| u8::from(toward(share.round_ties_even()) > 0.5);
                 let share = shares(0);
                 let mask = match at {
-                    Rounding::Network => {
+                    Rounding::Network if !grid.is_resampled() => {
+                        let rounded = self.average(&self.rounded, grid);
                         grid.mask_to_source(&rounded.index_axis(Axis(0), 0).mapv(decide))
                     }
-                    Rounding::Image => share.mapv(decide),
+                    _ => share.mapv(decide),
                 };
                 (mask, vec![share.mapv(toward)])
             }
         };
-        let views: Vec<_> = agreement.iter().map(|share: &Array3<f32>| share.view()).collect();
-        let agreement = ndarray::stack(Axis(0), &views).expect("all labels share one grid");
-        Segmentation { mask, agreement }
+        Segmentation { mask, agreement: stack(&agreement) }
     }
 
     /// The mask [D, H, W] on the source's grid, and which of its voxels may still become another label, given
@@ -93,9 +96,8 @@ impl Assembly {
                 Zip::from(&low).and(&high).map_collect(|low, high| low != high)
             }
             Decision::Argmax => {
-                let now = self.average(&self.rounded, grid);
-                let low = lowest.average(&lowest.rounded, grid);
-                let high = highest.average(&highest.rounded, grid);
+                let [now, low, high] =
+                    [self, lowest, highest].map(|assembly| assembly.votes_where_decided(grid));
                 let open = Zip::from(now.lanes(Axis(0)))
                     .and(low.lanes(Axis(0)))
                     .and(high.lanes(Axis(0)))
@@ -108,10 +110,23 @@ impl Assembly {
                         };
                         u8::from(!(0..now.len()).all(beaten))
                     });
-                grid.mask_to_source(&open).mapv(|open| open > 0)
+                let open = if grid.is_resampled() { open } else { grid.mask_to_source(&open) };
+                open.mapv(|open| open > 0)
             }
         };
         (mask, open)
+    }
+
+    /// What the largest of labels is taken of, [L, D, H, W]: on the source's grid, the means where the case was resampled;
+    /// otherwise on the model's, the rounded means.
+    fn votes_where_decided(&self, grid: &Grid) -> Array4<f32> {
+        if !grid.is_resampled() {
+            return self.average(&self.rounded, grid);
+        }
+        let means = self.average(&self.means, grid);
+        let shares: Vec<_> =
+            means.axis_iter(Axis(0)).map(|mean| grid.shares_to_source(&mean.to_owned())).collect();
+        stack(&shares)
     }
 
     /// Sums on the working grid as averages over the samples that covered a voxel, padding cut off.
@@ -126,6 +141,12 @@ impl Assembly {
         }
         average
     }
+}
+
+/// [D, H, W] of each label as [L, D, H, W].
+fn stack(labels: &[Array3<f32>]) -> Array4<f32> {
+    let views: Vec<_> = labels.iter().map(|label| label.view()).collect();
+    ndarray::stack(Axis(0), &views).expect("all labels share one grid")
 }
 
 /// The channel with the largest value, the first where several are.
@@ -146,7 +167,10 @@ mod tests {
     use ndarray::{Array3, array};
 
     use super::*;
-    use crate::{bundle::prepare, domain::Volume};
+    use crate::{
+        bundle::prepare,
+        domain::{Geometry, Volume},
+    };
 
     const REST: &str = "
 diffusion = { steps = 2, variance = \"preserving\", beta_min = 0.1, beta_max = 20.0 }
@@ -169,7 +193,12 @@ network = { label_channels = LABELS, features = 32, latent = 10 }
 
     fn volume([d, h, w]: [usize; 3]) -> Volume {
         let samples = Array4::from_shape_fn((1, d, h, w), |(_, k, j, i)| (k + j * i) as f32);
-        Volume { samples, geometry: None, nominal_range: Some((0.0, 255.0)) }
+        let geometry = Some(Geometry {
+            origin: [0.0; 3],
+            direction: [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]],
+            spacing: [1.0; 3],
+        });
+        Volume { samples, geometry, nominal_range: Some((0.0, 255.0)) }
     }
 
     #[test]

@@ -87,6 +87,16 @@ impl Manifest {
                 == matches!(self.windows, Windows::Sliding { .. }),
             "input.kind volume goes with sliding windows, image with whole or tiles".into(),
         );
+        let millimetres = |spacing: [f64; 3]| spacing.iter().all(|s| (0.01..=100.0).contains(s));
+        check(
+            self.input
+                .spacing
+                .is_none_or(|spacing| self.input.kind == InputKind::Volume && millimetres(spacing)),
+            format!(
+                "input.spacing = {:?} must be three distances of 0.01 to 100 mm, for input.kind volume",
+                self.input.spacing.unwrap_or_default()
+            ),
+        );
         faults.extend(self.variant_faults());
         faults.extend(self.label_faults());
         faults.extend(self.text_faults());

@@ -47,7 +47,12 @@ pub struct Input {
     pub orientation: Option<Orientation>,
     /// Images: rows and columns to which every image is resized first.
     pub resize: Option<[usize; 2]>,
-    /// Rows, columns and slices (as oriented) beyond which a case is refused.
+    /// Volumes: distance between neighbouring rows, columns and slices (as oriented) that the network was trained on, mm. A
+    /// case of another spacing is resampled to it, and its mask is decided on the case's own grid. Without it every voxel is
+    /// shown to the network as it is, whatever its size.
+    pub spacing: Option<[f64; 3]>,
+    /// Rows, columns and slices (as oriented) beyond which a case is refused: in mm where `spacing` is given, otherwise in
+    /// pixels.
     pub largest: Option<[usize; 3]>,
 }
 

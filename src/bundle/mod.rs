@@ -4,8 +4,10 @@
 //! one dataset from another (normalisation, windows, label polarity, schedule) stands in the manifest, so that
 //! a new dataset needs no code. Nothing here runs a network. Called by `segmenter`, `train`, `cli`, `daemon`.
 
+mod affine;
 mod assemble;
 mod faults;
+mod grid;
 mod manifest;
 mod open;
 mod prepare;
@@ -13,13 +15,14 @@ mod resize;
 mod targets;
 
 pub use assemble::Assembly;
+pub use grid::Grid;
 pub use manifest::{
     Decision, Diffusion, FileDigest, Golden, GraphFiles, Input, InputKind, Manifest, Network,
     Normalisation, Orientation, Plan, Polarity, Provenance, Rounding, VarianceKind, Variant,
     Windows,
 };
 pub use open::Bundle;
-pub use prepare::{Crop, Grid, Prepared, Sample, prepare};
+pub use prepare::{Crop, Prepared, Sample, prepare};
 
 use std::path::PathBuf;
 
@@ -38,6 +41,10 @@ pub enum BundleError {
         "the image is {found}, larger than the {largest} that the model {model} was made for; crop it to the structure"
     )]
     TooLarge { model: String, found: String, largest: String },
+    #[error(
+        "the model {model} works in millimetres and the image does not say how far apart its voxels are; give it as DICOM or NIfTI with its spacing"
+    )]
+    SpacingUnknown { model: String },
     #[error(
         "the model {model} takes single images and this case has {slices} slices; send one slice a case"
     )]

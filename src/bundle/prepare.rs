@@ -1,31 +1,10 @@
 //! From an image as acquired to the crops that the network sees.
 
-use ndarray::{Array3, Array4, ArrayView3, ArrayView4, Axis, s};
+use ndarray::{Array3, Array4, ArrayView4, Axis, s};
 use sha2::{Digest, Sha256};
 
-use super::{
-    BundleError, InputKind, Manifest, Normalisation, Orientation, Plan, Windows,
-    resize::{resize_bilinear, resize_nearest},
-};
-use crate::domain::{Geometry, Volume};
-
-/// How a case lies on the grid that the network works on, and the way back.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Grid {
-    /// [D, H, W] of the source.
-    pub source: [usize; 3],
-    /// For the working slice, row and column axis: the source axis (0 slice, 1 row, 2 column) it is, and
-    /// whether it is reversed.
-    axes: [(usize, bool); 3],
-    /// [D, H, W] after orientation, before resizing.
-    oriented: [usize; 3],
-    /// [D, H, W] that windows are laid on: oriented, resized and padded.
-    pub working: [usize; 3],
-    /// Slices, rows and columns of padding in front.
-    pub offset: [usize; 3],
-    /// [D, H, W] without padding.
-    pub(super) inner: [usize; 3],
-}
+use super::{BundleError, Grid, InputKind, Manifest, Normalisation, Plan, Windows, grid::Layout};
+use crate::domain::Volume;
 
 /// One image shown to the network: `slice` of the working grid, with its corner at (`row`, `column`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,23 +48,22 @@ impl Prepared {
     }
 }
 
-/// Orients, normalises, resizes and pads a case and lays out its windows as the manifest says.
+/// Lays a case on the model's grid, normalises and pads it and lays out its windows as the manifest says.
 ///
 /// # Errors
 /// If the case is not of the kind that the model takes.
 pub fn prepare(manifest: &Manifest, volume: &Volume) -> Result<Prepared, BundleError> {
-    let axes = canonical_axes(manifest, volume.geometry.as_ref());
-    let oriented = turn(volume.samples.view(), axes).as_standard_layout().into_owned();
-    let (channels, depth, height, width) = oriented.dim();
-    refuse_misfits(manifest, channels, [depth, height, width])?;
-
-    let normalised = normalise(manifest, oriented, volume.nominal_range);
-    let inner = match manifest.input.resize {
-        Some(size) => resize_bilinear(normalised.view(), size),
-        None => normalised,
+    refuse_misfits(manifest, volume)?;
+    let layout = Layout::new(manifest, volume)?;
+    let (samples, range) = (volume.samples.view(), volume.nominal_range);
+    let inner = match manifest.input.kind {
+        // The range of a case is that of the samples that the network sees.
+        InputKind::Volume => normalise(manifest, layout.lay(samples), range),
+        InputKind::Image => layout.lay(normalise(manifest, samples.to_owned(), range).view()),
     };
     let (_, d, h, w) = inner.dim();
     let inner_shape = [d, h, w];
+    let shown = layout.shown();
     let (working, offset) = match manifest.windows {
         Windows::Sliding { size: [rows, columns, slices], padding, .. } => {
             pad(inner, [slices, rows, columns], padding)
@@ -93,26 +71,16 @@ pub fn prepare(manifest: &Manifest, volume: &Volume) -> Result<Prepared, BundleE
         _ => (inner, [0; 3]),
     };
     let (_, d, h, w) = working.dim();
-    let grid = Grid {
-        source: volume_shape(&volume.samples),
-        axes,
-        oriented: [depth, height, width],
-        working: [d, h, w],
-        offset,
-        inner: inner_shape,
-    };
-    let (crops, samples) = lay_out(manifest, &grid);
+    let grid = Grid { layout, working: [d, h, w], offset, inner: inner_shape };
+    let (crops, samples) = lay_out(manifest, &grid, shown.as_ref());
     let size = manifest.input.size;
     Ok(Prepared { working, grid, size, crops, samples, case_key: case_key(&volume.samples) })
 }
 
-fn refuse_misfits(
-    manifest: &Manifest,
-    channels: usize,
-    shape: [usize; 3],
-) -> Result<(), BundleError> {
+fn refuse_misfits(manifest: &Manifest, volume: &Volume) -> Result<(), BundleError> {
     let model = || manifest.name.clone();
     let Manifest { input, .. } = manifest;
+    let (channels, slices, ..) = volume.samples.dim();
     let averages = manifest.normalisation == Normalisation::NominalRange && input.channels == 1;
     if channels != input.channels && !averages {
         return Err(BundleError::Channels {
@@ -121,105 +89,10 @@ fn refuse_misfits(
             expected: input.channels,
         });
     }
-    let [slices, rows, columns] = shape;
     if input.kind == InputKind::Image && slices != 1 {
         return Err(BundleError::Slices { model: model(), slices });
     }
-    if let Some(largest) = input.largest
-        && (rows > largest[0] || columns > largest[1] || slices > largest[2])
-    {
-        let name =
-            |[r, c, s]: [usize; 3]| format!("{r} x {c} x {s} (rows, columns, slices as oriented)");
-        return Err(BundleError::TooLarge {
-            model: model(),
-            found: name([rows, columns, slices]),
-            largest: name(largest),
-        });
-    }
     Ok(())
-}
-
-/// For the working slice, row and column axis the source axis and whether it is reversed, so that rows, columns and
-/// slices run as the manifest's orientation says. Cases without geometry stay as they are.
-fn canonical_axes(manifest: &Manifest, geometry: Option<&Geometry>) -> [(usize, bool); 3] {
-    match (manifest.input.orientation, geometry) {
-        (Some(orientation), Some(geometry)) => source_axes(orientation, geometry),
-        _ => [(0, false), (1, false), (2, false)],
-    }
-}
-
-/// Turns and flips whole axes, the last three of `samples`.
-fn turn<T>(mut samples: ArrayView4<'_, T>, axes: [(usize, bool); 3]) -> ArrayView4<'_, T> {
-    let order = axes.map(|(axis, _)| axis + 1);
-    samples = samples.permuted_axes([0, order[0], order[1], order[2]]);
-    for (axis, (_, reversed)) in axes.iter().enumerate() {
-        if *reversed {
-            samples.invert_axis(Axis(axis + 1));
-        }
-    }
-    samples
-}
-
-fn source_axes(orientation: Orientation, geometry: &Geometry) -> [(usize, bool); 3] {
-    // closest_axes is in order column, row, slice; arrays are slice, row, column.
-    let [column, row, slice] = geometry.closest_axes();
-    let source = [slice, row, column];
-    let [rows, columns, slices] = orientation.axes;
-    [slices, rows, columns].map(|(patient_axis, towards)| {
-        let axis = source
-            .iter()
-            .position(|&(axis, _)| axis == patient_axis)
-            .expect("closest_axes takes every patient axis once");
-        (axis, source[axis].1 != towards)
-    })
-}
-
-impl Grid {
-    /// A mask [D, H, W] on the source's grid, turned as the working grid runs.
-    pub(super) fn orient<'a>(&self, mask: ArrayView3<'a, u8>) -> ArrayView3<'a, u8> {
-        turn(mask.insert_axis(Axis(0)), self.axes).index_axis_move(Axis(0), 0)
-    }
-
-    /// Carries a mask [D, H, W] on the unpadded working grid back to the source's grid, by nearest neighbour
-    /// where the image was resized.
-    #[must_use]
-    pub fn mask_to_source(&self, inner: &Array3<u8>) -> Array3<u8> {
-        let [_, height, width] = self.oriented;
-        if self.inner == self.oriented {
-            self.orient_back(inner)
-        } else {
-            self.orient_back(&resize_nearest(inner, [height, width]))
-        }
-    }
-
-    /// Carries shares of votes [D, H, W] back likewise, by linear interpolation.
-    #[must_use]
-    pub fn shares_to_source(&self, inner: &Array3<f32>) -> Array3<f32> {
-        let [_, height, width] = self.oriented;
-        let resized = resize_bilinear(inner.view().insert_axis(Axis(0)), [height, width]);
-        self.orient_back(&resized.index_axis_move(Axis(0), 0))
-    }
-
-    fn orient_back<T: Copy + Default>(&self, oriented: &Array3<T>) -> Array3<T> {
-        let mut source = Array3::default(self.source);
-        {
-            let order = self.axes.map(|(axis, _)| axis);
-            let mut view = source.view_mut().permuted_axes(order);
-            for (axis, (_, reversed)) in self.axes.iter().enumerate() {
-                if *reversed {
-                    view.invert_axis(Axis(axis));
-                }
-            }
-            view.assign(oriented);
-        }
-        source
-    }
-
-    /// [D, H, W] without padding.
-    #[must_use]
-    pub fn inner(&self) -> [usize; 3] {
-        self.inner
-    }
 }
 
 fn normalise(
@@ -274,9 +147,14 @@ fn pad(samples: Array4<f32>, least: [usize; 3], padding: f32) -> (Array4<f32>, [
     (padded, offset)
 }
 
-/// Crops, and the samples to draw of them, window by window. Slices of pure padding are left out: slices do
-/// not see each other, and what falls on padding is cut off again.
-fn lay_out(manifest: &Manifest, grid: &Grid) -> (Vec<Crop>, Vec<Sample>) {
+/// Crops, and the samples to draw of them, window by window. Slices of pure padding are left out, and so are crops that show
+/// nothing of the source: slices do not see each other, and what falls outside the source is cut off again. `shown`:
+/// [D, H, W] without padding.
+fn lay_out(
+    manifest: &Manifest,
+    grid: &Grid,
+    shown: Option<&Array3<bool>>,
+) -> (Vec<Crop>, Vec<Sample>) {
     let [height, width] = manifest.input.size;
     let [depth, rows, columns] = grid.working;
     let (slice_starts, row_starts, column_starts, window_depth) = match manifest.windows {
@@ -289,6 +167,18 @@ fn lay_out(manifest: &Manifest, grid: &Grid) -> (Vec<Crop>, Vec<Sample>) {
         _ => (starts(depth, 1, 0.0), starts(rows, height, 0.0), starts(columns, width, 0.0), 1),
     };
     let real = grid.offset[0]..grid.offset[0] + grid.inner[0];
+    let shows = |slice: usize, row: usize, column: usize| {
+        shown.is_none_or(|shown| {
+            let [_, top, left] = grid.offset;
+            let within = |start: usize, size: usize, offset: usize, count: usize| {
+                start.saturating_sub(offset).min(count)
+                    ..(start + size).saturating_sub(offset).min(count)
+            };
+            let rows = within(row, height, top, grid.inner[1]);
+            let columns = within(column, width, left, grid.inner[2]);
+            shown.slice(s![slice - grid.offset[0], rows, columns]).iter().any(|&shown| shown)
+        })
+    };
     let mut crops = Vec::new();
     let mut number = std::collections::HashMap::new();
     let mut samples = Vec::new();
@@ -296,6 +186,9 @@ fn lay_out(manifest: &Manifest, grid: &Grid) -> (Vec<Crop>, Vec<Sample>) {
         for &row in &row_starts {
             for &column in &column_starts {
                 for slice in (first..first + window_depth).filter(|slice| real.contains(slice)) {
+                    if !shows(slice, row, column) {
+                        continue;
+                    }
                     let crop = *number.entry((slice, row, column)).or_insert_with(|| {
                         crops.push(Crop { slice, row, column });
                         crops.len() - 1
@@ -316,11 +209,6 @@ fn starts(length: usize, size: usize, overlap: f64) -> Vec<usize> {
     let stride = ((size as f64 * (1.0 - overlap)) as usize).max(1);
     let last = length - size;
     (0..=last.div_ceil(stride)).map(|n| (n * stride).min(last)).collect()
-}
-
-fn volume_shape(samples: &Array4<f32>) -> [usize; 3] {
-    let (_, d, h, w) = samples.dim();
-    [d, h, w]
 }
 
 fn case_key(samples: &Array4<f32>) -> u64 {

@@ -259,9 +259,12 @@ impl Election<'_> {
         if standing.certain_dice(self) >= enough {
             return Vec::new();
         }
-        // Where the mean is rounded on the image's grid, decided pixels can still move an outline between them.
-        let at_image =
-            matches!(self.manifest.decision, Decision::Threshold { rounded: Rounding::Image, .. });
+        // Where the mean is decided on the image's grid, decided pixels can still move an outline between them.
+        let at_image = self.prepared.grid.is_resampled()
+            || matches!(
+                self.manifest.decision,
+                Decision::Threshold { rounded: Rounding::Image, .. }
+            );
         let is_open = |&number: &usize| {
             let [low, high] = reachable(&booths[number].tally, self.votes);
             at_image || round(&low) != round(&high)
