@@ -64,6 +64,18 @@ enum Way {
     },
 }
 
+impl Manifest {
+    /// The grid that the network works on, for images that come as plain arrays and are taken to lie on it; `None` where
+    /// the model does not work in millimetres. Its origin is that of patient coordinates.
+    #[must_use]
+    pub fn own_geometry(&self) -> Option<Geometry> {
+        let [rows, columns, slices] = self.input.spacing?;
+        let orientation = self.input.orientation?;
+        let direction = [2, 1, 0].map(|axis| unit(orientation, axis));
+        Some(Geometry { origin: [0.0; 3], direction, spacing: [columns, rows, slices] })
+    }
+}
+
 impl Layout {
     /// # Errors
     /// If the case is too large for the model, or the model works in millimetres and the case does not say where it lies.
@@ -479,6 +491,18 @@ mod tests {
         let refused = prepare(&manifest(SPACING, SPACING), &volume).unwrap_err();
         assert!(matches!(refused, BundleError::SpacingUnknown { .. }), "{refused}");
         assert!(prepare(&manifest(SPACING, ""), &volume).is_ok());
+    }
+
+    #[test]
+    fn a_plain_array_is_taken_to_lie_on_the_models_own_grid() {
+        let manifest = manifest(SPACING, "spacing = [0.7, 0.8, 3.0]");
+        let geometry = manifest.own_geometry().unwrap();
+        assert_eq!(geometry.spacing, [0.8, 0.7, 3.0]);
+        let volume = volume(geometry, [3, 40, 50]);
+        let prepared = prepare(&manifest, &volume).unwrap();
+        assert!(!prepared.grid.is_resampled());
+        let turn = [(0, false), (1, false), (2, false)];
+        assert!(matches!(prepared.grid.layout.way, Way::Turned { axes, .. } if axes == turn));
     }
 
     #[test]

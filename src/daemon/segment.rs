@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -294,7 +295,12 @@ impl Model for Direct {
         let mut request = self.choice.borrow().request.clone();
         request.votes = ask.votes.or(request.votes);
         request.seed = ask.seed.unwrap_or(request.seed);
-        let outcome = self.segmenter.segment(volume, &request).map_err(|error| match error {
+        // A tensor says nothing of space.
+        let placed = match (volume.geometry, self.segmenter.bundle().manifest.own_geometry()) {
+            (None, Some(own)) => Cow::Owned(Volume { geometry: Some(own), ..volume.clone() }),
+            _ => Cow::Borrowed(volume),
+        };
+        let outcome = self.segmenter.segment(&placed, &request).map_err(|error| match error {
             SegmenterError::Bundle(_) => InferError::Refused(error.to_string()),
             _ => InferError::Failed(error.to_string()),
         })?;

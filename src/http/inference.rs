@@ -1,7 +1,7 @@
 //! The Open Inference Protocol, version 2 (KServe), over HTTP, with its binary tensor extension.
 //!
-//! One model; one input, `image` [C, D, H, W], values as acquired, taken as they lie; outputs `mask` [D, H, W] (label
-//! values) and `agreement` [L, D, H, W] (share of the votes for each label). `parameters` may hold `votes` and `seed`.
+//! One model; one input, `image` [C, D, H, W], values as acquired, taken to lie on the model's own grid; outputs `mask`
+//! [D, H, W] (label values) and `agreement` [L, D, H, W] (share of the votes for each label). `parameters` may hold `votes` and `seed`.
 //! Nothing of it is kept: whoever needs a promise uses `POST /v1/cases`.
 
 use std::sync::Arc;

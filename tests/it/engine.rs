@@ -80,7 +80,8 @@ fn a_preview_of_a_case_that_is_one_batch_changes_nothing() {
     let segmenter = Segmenter::open_at_once(runtime(), &folder, Options::default()).unwrap();
     let whole = volume();
     let one = whole.samples.slice(s![.., 1..2, 4..36, 4..36]).to_owned();
-    let volume = Volume { samples: one, ..whole };
+    let geometry = segmenter.bundle().manifest.own_geometry();
+    let volume = Volume { samples: one, geometry, ..whole };
     for votes in [1, 3] {
         let ask = || Request { votes: Some(votes), ..Request::default() };
         let plain = segmenter.segment(&volume, &ask()).unwrap();
