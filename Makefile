@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 ONNX := PYTHONPATH=onnx $(VENV) -m cdal_onnx
 
-.PHONY: build deb demo check test soak fleet-soak queue fuzz overhead dimse peers python runtime train-phantom lock clean
+.PHONY: build deb demo check test grids soak fleet-soak queue fuzz overhead dimse peers python runtime train-phantom lock clean
 
 build: runtime
 	cargo build --release --locked
@@ -27,6 +27,10 @@ check:
 test: runtime peers
 	cargo test --locked
 	$(VENV) -m unittest discover -s tests/python
+
+# What other voxel sizes and tilted series cost the hippocampus model: copies of its 30 validation volumes, one vote each.
+grids: build
+	$(VENV) tests/grids.py --votes 1
 
 # Kills the daemon at random while dcmtk sends and destinations misbehave; prints what became of every object.
 # Seconds and seed: make soak CDAL_SOAK_SECONDS=3600 CDAL_SOAK_SEED=2
