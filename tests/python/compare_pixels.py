@@ -28,7 +28,13 @@ def expected(dataset):
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         span = 2**dataset.BitsStored - 1
         array = (-1 if dataset.PixelRepresentation else span) - array.astype(np.float64)
-    return apply_modality_lut(array, dataset)[None].astype(np.float64), None
+    values = apply_modality_lut(array, dataset).astype(np.float64)
+    if "PixelPaddingValue" in dataset:
+        # Padding has the lowest value of the rest.
+        ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
+        padded = (pixel_array(dataset) >= min(ends)) & (pixel_array(dataset) <= max(ends))
+        values[padded] = values[~padded].min()
+    return values[None], None
 
 
 def main():
