@@ -195,7 +195,7 @@ impl<'a> Run<'a> {
         let checkpoint =
             if resumed { last.join("checkpoint") } else { artifacts.join("checkpoint") };
         let threads = config.optimiser.intra_threads;
-        let session = TrainingSession::load(runtime, artifacts, &checkpoint, threads)?;
+        let mut session = TrainingSession::load(runtime, artifacts, &checkpoint, threads)?;
         let adversary = Adversary::load(config, runtime, artifacts, last, &session)?;
         let (state, average) = if resumed {
             let path = last.join("state.json");
@@ -205,7 +205,7 @@ impl<'a> Run<'a> {
             (state, read_floats(&last.join("average.f32"), session.size())?)
         } else {
             let state = State { step: 0, best_dice: 0.0, dice: Vec::new(), sameness: None };
-            (state, session.parameters()?)
+            (state, session.parameters()?.to_vec())
         };
         let schedule = manifest.diffusion.schedule();
         let (batches, validator) = Batches::open(config, manifest)?;
@@ -324,7 +324,7 @@ impl<'a> Run<'a> {
         if self.validator.cases.is_empty() {
             return Ok(None);
         }
-        let training = self.session.parameters()?;
+        let training = self.session.parameters()?.to_vec();
         self.session.set_parameters(&self.average)?;
         let (folder, step) = (self.config.run_folder.join("samples"), self.state.step);
         let labels = &self.batches.manifest().labels;
@@ -380,7 +380,7 @@ impl<'a> Run<'a> {
 
     /// Writes the averaged weights under their published names.
     fn write_average(&mut self, path: &Path) -> Result<(), TrainError> {
-        let training = self.session.parameters()?;
+        let training = self.session.parameters()?.to_vec();
         self.session.set_parameters(&self.average)?;
         let named = self.session.named_parameters(&self.names);
         self.session.set_parameters(&training)?;

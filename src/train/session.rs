@@ -101,6 +101,8 @@ pub struct TrainingSession {
     allocator: Allocator,
     /// Number of trainable parameters.
     size: usize,
+    /// Room for all of them.
+    copied: Tensor<f32>,
     training: Interface,
     evaluation: Interface,
 }
@@ -157,7 +159,8 @@ impl TrainingSession {
                 api.TrainingSessionGetEvalModelOutputName,
             )?,
         };
-        Ok(Self { trainer, allocator, size, training, evaluation })
+        let copied = Tensor::<f32>::new(&allocator, [size])?;
+        Ok(Self { trainer, allocator, size, copied, training, evaluation })
     }
 
     /// Whether a step takes an input of this name.
@@ -245,10 +248,9 @@ impl TrainingSession {
     ///
     /// # Errors
     /// If the runtime fails.
-    pub fn parameters(&self) -> Result<Vec<f32>, TrainError> {
-        let mut buffer = Tensor::<f32>::new(&self.allocator, [self.size])?;
-        self.trainer.copy_parameters_to(&mut buffer, true)?;
-        Ok(buffer.extract_tensor().1.to_vec())
+    pub fn parameters(&mut self) -> Result<&[f32], TrainError> {
+        self.trainer.copy_parameters_to(&mut self.copied, true)?;
+        Ok(self.copied.extract_tensor().1)
     }
 
     /// Replaces all trainable parameters.

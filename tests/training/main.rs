@@ -292,3 +292,58 @@ fn the_generator_descends_the_adversarial_term() {
     println!("fell by {} where {expected} is expected", high - low);
     assert!((share - 1.0).abs() < 0.1, "the loss fell by {share} of what the gradient says");
 }
+
+/// Graphs of ONNX's own operators are also what runs of earlier versions go on with.
+#[test]
+fn our_operators_learn_what_the_standard_ones_learn() {
+    if !is_supported() {
+        return;
+    }
+    for (model, adversarial) in [("hippocampus", true), ("lung", false)] {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let term: &[&str] = if adversarial { &["--adversarial-term"] } else { &[] };
+        let [ours, standard] = [&[][..], &["--standard-operators"]].map(|operators| {
+            let number = usize::from(!operators.is_empty());
+            artifacts(model, folders[number].path(), &[operators, term].concat())
+        });
+
+        let path = recorded(model, "discriminator_step").unwrap();
+        let (step, t) = (tensors(&path), time_steps(&path));
+        let inputs = Inputs::new()
+            .floats("x_t", step["x_t"].view())
+            .integers("t", t.view())
+            .floats("x_tp1", step["x_tp1"].view())
+            .floats("x_pos", step["x_fake"].view())
+            .floats("r1_weight", aview1(&[1e4]));
+        let [found, wanted] =
+            [&ours, &standard].map(|place| gradients(&place.join("discriminator"), &inputs));
+        for term in ["loss", "real", "fake", "r1"] {
+            assert_close(model, found.0.scalar(term).unwrap(), wanted.0.scalar(term).unwrap());
+        }
+        assert_gradients(&format!("{model}'s discriminator"), &found.1, &wanted.1, "");
+
+        if !adversarial {
+            continue;
+        }
+        let path = recorded(model, "generator_step").unwrap();
+        let (step, t) = (tensors(&path), time_steps(&path));
+        let place = ours.join("discriminator");
+        let its_weights: Vec<_> = weights(&session(&place), &place)
+            .into_iter()
+            .map(|(name, values)| (format!("discriminator.{name}"), values))
+            .collect();
+        let (x0_weight, rest) = (Array4::ones((4, 1, 1, 1)), Array4::zeros((4, 3, 32, 32)));
+        let inputs = its_weights.iter().fold(
+            generator_inputs(&step, &t)
+                .floats("x0_weight", x0_weight.view())
+                .floats("x_rest", rest.view())
+                .floats("adversarial_weight", aview1(&[0.3])),
+            |inputs, (name, values)| inputs.floats(name.as_str(), values.view()),
+        );
+        let [found, wanted] = [&ours, &standard].map(|place| gradients(place, &inputs));
+        for term in ["loss", "mse", "adversarial"] {
+            assert_close(model, found.0.scalar(term).unwrap(), wanted.0.scalar(term).unwrap());
+        }
+        assert_gradients(&format!("{model}'s generator"), &found.1, &wanted.1, "");
+    }
+}
