@@ -146,8 +146,8 @@ struct Plan {
 impl Plan {
     fn new<C: Correlation>(inputs: usize, outputs: usize, size: Size) -> Self {
         let blocks = C::blocks(size);
-        // A few parts with sums of their own; where there is one, two halves of the outputs.
-        let parts = blocks.clamp(1, 4);
+        // A few parts with sums of their own, of some blocks each; where there is one, two halves of the outputs.
+        let parts = (blocks / 4).clamp(blocks.clamp(1, 2), 4);
         let of_lanes = C::PLACES * (LANES / ROWS) * inputs.div_ceil(ACROSS) * TILE;
         let most = (LINES_OF_SUMS / of_lanes).max(1);
         let all = outputs.div_ceil(LANES);
@@ -214,14 +214,17 @@ impl<C: Correlation> Work for Summing<'_, C> {
         let (outputs, band) = rest.split_at_mut(plan.places * outputs_apart);
         let band = &mut band[..C::BAND];
         let (products, pixels) = sums.split_at_mut(plan.products());
-        products.fill(Line::ZERO);
         pixels.fill(Line::ZERO);
         // What no channel fills of the last group of inputs.
         inputs.fill(Line::ZERO);
         let first = share * plan.share;
         let last = plan.outputs.min(first + plan.share);
         let size = plan.size;
-        for block in part * plan.blocks / plan.parts..(part + 1) * plan.blocks / plan.parts {
+        let blocks = part * plan.blocks / plan.parts..(part + 1) * plan.blocks / plan.parts;
+        if blocks.is_empty() {
+            products.fill(Line::ZERO);
+        }
+        for block in blocks.clone() {
             let mut terms = 0;
             for (index, channel) in (0..plan.inputs).step_by(LANES).enumerate() {
                 let chosen = channel..plan.inputs.min(channel + LANES);
@@ -241,19 +244,20 @@ impl<C: Correlation> Work for Summing<'_, C> {
                 let sum = unsafe { C::outputs::<L>(&dy, block, band, &mut to) };
                 L::load(&pixels[index].0).add(sum).store(&mut pixels[index].0);
             }
-            multiply::<L>(plan, terms, inputs, outputs, products);
+            let is_first = block == blocks.start;
+            multiply::<L>(plan, terms, (inputs, outputs), products, is_first);
         }
     }
 }
 
-/// Adds the products of a block to the sums.
+/// Adds the products of a block's inputs and outputs to the sums, which begin with the first.
 #[inline(always)]
 fn multiply<L: Lanes>(
     plan: &Plan,
     terms: usize,
-    inputs: &[Line],
-    outputs: &[Line],
+    (inputs, outputs): (&[Line], &[Line]),
     products: &mut [Line],
+    is_first: bool,
 ) {
     let of_place = products.len() / plan.places;
     let places = inputs
@@ -268,25 +272,29 @@ fn multiply<L: Lanes>(
                 let sums = &mut products[(rows * plan.across() + across) * TILE..][..TILE];
                 let sums = sums.first_chunk_mut().expect("a tile");
                 if rows % 2 == 0 {
-                    add_products::<L, 0>(factors, lines, sums);
+                    add_products::<L, 0>(factors, lines, sums, is_first);
                 } else {
-                    add_products::<L, ROWS>(factors, lines, sums);
+                    add_products::<L, ROWS>(factors, lines, sums, is_first);
                 }
             }
         }
     }
 }
 
-/// Adds to `sums` [ROWS, GROUPS] the products of `ROWS` numbers of each line of `factors`, `FIRST` on, and of `lines`.
+/// Adds to `sums` [ROWS, GROUPS], of any content where these are the first, the products of `ROWS` numbers of each line of
+/// `factors`, `FIRST` on, and of `lines`.
 #[inline(always)]
 fn add_products<L: Lanes, const FIRST: usize>(
     factors: &[Line],
     lines: &[[Line; GROUPS]],
     sums: &mut [Line; TILE],
+    is_first: bool,
 ) {
     let mut found = [[L::splat(0.0); GROUPS]; ROWS];
-    for (found, sum) in found.as_flattened_mut().iter_mut().zip(sums.iter()) {
-        *found = L::load(&sum.0);
+    if !is_first {
+        for (found, sum) in found.as_flattened_mut().iter_mut().zip(sums.iter()) {
+            *found = L::load(&sum.0);
+        }
     }
     for (factors, lines) in factors.iter().zip(lines) {
         let lines = [L::load(&lines[0].0), L::load(&lines[1].0)];
