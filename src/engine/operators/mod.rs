@@ -24,7 +24,13 @@ mod weight_gradient;
 mod winograd;
 mod winograd_gradient;
 
-use std::{sync::Arc, thread};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use ort::{
     Result,
@@ -86,29 +92,29 @@ fn dimensions(shape: &[i64]) -> Result<[usize; 4]> {
     }
 }
 
-/// Tells the runtime that an output is a tensor like another with other sizes. It stays silent where a size is neither
-/// known nor named: the runtime would take -1 for a size of its own.
+/// Tells the runtime that an output is a tensor like another with other sizes.
+///
+/// A size that is neither known nor named gets a name that no other has: the runtime would take -1 for a size, and an output
+/// that is not told of for a scalar.
 fn infer(
     context: &mut ShapeInferenceContext,
     output: usize,
     like: &ValueType,
     size: impl Fn(usize, i64) -> i64,
 ) -> Result<()> {
+    static NAMES: AtomicUsize = AtomicUsize::new(0);
     let ValueType::Tensor { ty, shape, dimension_symbols } = like else {
         return Ok(());
     };
     let sizes: Vec<i64> = shape.iter().enumerate().map(|(axis, &d)| size(axis, d)).collect();
-    let names = sizes.iter().zip(dimension_symbols.iter());
-    let names = names.map(|(&size, name)| if size < 0 { name.clone() } else { String::new() });
-    let names: Vec<String> = names.collect();
-    if sizes.iter().zip(&names).any(|(&size, name)| size < 0 && name.is_empty()) {
-        return Ok(());
-    }
+    let names = sizes.iter().zip(dimension_symbols.iter()).map(|(&size, name)| match size {
+        0.. => String::new(),
+        _ if name.is_empty() => format!("cdal_{}", NAMES.fetch_add(1, Ordering::Relaxed)),
+        _ => name.clone(),
+    });
     let dimension_symbols = SymbolicDimensions::new(names);
-    context.set_output(
-        output,
-        &ValueType::Tensor { ty: *ty, shape: Shape::new(sizes), dimension_symbols },
-    )
+    let shape = Shape::new(sizes);
+    context.set_output(output, &ValueType::Tensor { ty: *ty, shape, dimension_symbols })
 }
 
 /// Of feature maps, whatever channels they have.
