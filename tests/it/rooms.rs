@@ -131,7 +131,11 @@ fn rooms_import_only_what_the_plan_allows() {
 /// Attributes of what came from outside are read through `DataSet` alone, which knows their value representations.
 #[test]
 fn only_the_accessors_read_attributes() {
-    const ACCESSORS: [&str; 3] = ["attributes.rs", "data_set.rs", "parse.rs"];
+    const ACCESSORS: [&str; 3] =
+        ["codec/dicom/attributes.rs", "codec/dicom/data_set.rs", "codec/dicom/parse.rs"];
+    // Both write an object anew as it is, without asking what its attributes say: a result in another transfer syntax,
+    // and the input of a load test under other UIDs.
+    const COPIERS: [&str; 2] = ["deliver/dicom.rs", "bench/daemon/peer.rs"];
     const RAW: [&str; 12] = [
         "read_dataset",
         "dicom_object::from_reader",
@@ -149,7 +153,7 @@ fn only_the_accessors_read_attributes() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut trespasses = Vec::new();
     for (file, text) in sources(&source) {
-        if ACCESSORS.iter().any(|name| file.ends_with(&format!("codec/dicom/{name}"))) {
+        if ACCESSORS.iter().chain(&COPIERS).any(|name| file.ends_with(&format!("src/{name}"))) {
             continue;
         }
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
