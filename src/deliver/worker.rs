@@ -46,6 +46,7 @@ impl Destination {
     /// What is wrong with the configuration.
     pub fn new(config: Config, queue: Arc<dyn Queue>) -> Result<Self, Vec<Fault>> {
         let route = Arc::new(config.route()?);
+        metrics().destination(&config.name);
         Ok(Self { config, route, link: dicom::Link::default(), asked: false, queue })
     }
 

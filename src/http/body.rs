@@ -1,15 +1,18 @@
-//! Bodies on their way to the disk: one file, or several as the parts of a multipart body.
+//! Bodies as they come: into memory, or onto the disk as one file or as the parts of a multipart body.
+//!
+//! A body that is silent, or comes more slowly than the least rate, is given up; one that is larger than its limit, too.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
-use multer::{Constraints, Multipart, SizeLimit};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Config;
+use super::encoding::Damaged;
+use super::multipart::{Event, Splitter};
+use super::pace::Pace;
 use super::problem::{Problem, too_large};
 use super::serve::blocking;
 use crate::durable::{Incoming, Synced};
@@ -29,7 +32,60 @@ type Begin = Arc<dyn Fn() -> Result<Incoming, Refusal> + Send + Sync>;
 pub(super) struct BodyReader {
     begin: Begin,
     bytes: u64,
-    silence: Duration,
+    pace: Pace,
+}
+
+/// A body that is being read.
+pub(super) struct Reading {
+    body: Body,
+    pace: Pace,
+}
+
+impl Reading {
+    pub(super) fn new(body: Body, config: &Config) -> Self {
+        Self { body, pace: pace(config) }
+    }
+
+    /// What came next; `None` at its end.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Problem> {
+        loop {
+            let begun = Instant::now();
+            let frame = timeout(self.pace.left(), self.body.frame()).await;
+            let Some(frame) = frame.map_err(|_| too_slow())? else { return Ok(None) };
+            let frame = frame.map_err(|error| match Damaged::of(&error) {
+                Some(damaged) => Problem::bad_request(damaged.to_string()),
+                None => Problem::bad_request("the body broke off"),
+            })?;
+            if let Ok(chunk) = frame.into_data() {
+                self.pace.moved(begun.elapsed(), chunk.len());
+                return Ok(Some(chunk));
+            }
+        }
+    }
+
+    /// All of it, in memory; `is_large` tells that it has more than `limit` bytes.
+    pub(super) async fn text(mut self, limit: usize, is_large: &str) -> Result<Vec<u8>, Problem> {
+        if HttpBody::size_hint(&self.body).lower() > limit as u64 {
+            return Err(too_large(is_large));
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if bytes.len() + chunk.len() > limit {
+                return Err(too_large(is_large));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+}
+
+fn pace(config: &Config) -> Pace {
+    Pace::new(config.body_timeout, config.min_bytes_per_second)
+}
+
+fn too_slow() -> Problem {
+    let error = "the body came too slowly (http.body_timeout, http.min_bytes_per_second); send the request again";
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", error)
 }
 
 /// A `Content-Type`.
@@ -75,7 +131,7 @@ impl BodyReader {
         config: &Config,
         begin: impl Fn() -> Result<Incoming, Refusal> + Send + Sync + 'static,
     ) -> Self {
-        Self { begin: Arc::new(begin), bytes: config.max_body_bytes, silence: config.body_timeout }
+        Self { begin: Arc::new(begin), bytes: config.max_body_bytes, pace: pace(config) }
     }
 
     /// Refuses a body that says beforehand that it is too large.
@@ -88,11 +144,15 @@ impl BodyReader {
         Ok(())
     }
 
+    fn read(&self, body: Body) -> Reading {
+        Reading { body, pace: self.pace }
+    }
+
     /// The whole body as one file.
-    pub(super) async fn whole(&self, mut body: Body) -> Result<Synced, Problem> {
-        let mut left = self.bytes;
+    pub(super) async fn whole(&self, body: Body) -> Result<Synced, Problem> {
+        let (mut body, mut left) = (self.read(body), self.bytes);
         let mut file = Spooling::new(&self.begin);
-        while let Some(chunk) = self.chunk(&mut body).await? {
+        while let Some(chunk) = body.chunk().await? {
             left = left.checked_sub(chunk.len() as u64).ok_or_else(|| self.exceeded())?;
             file.push(&chunk).await?;
         }
@@ -100,60 +160,50 @@ impl BodyReader {
     }
 
     /// The whole body, which may have `limit` bytes, in memory.
-    pub(super) async fn text(&self, mut body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk(&mut body).await? {
-            if bytes.len() + chunk.len() > limit {
-                return Err(too_large(format!("the body is larger than {limit} bytes")));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
-    }
-
-    async fn chunk(&self, body: &mut Body) -> Result<Option<Bytes>, Problem> {
-        loop {
-            let frame = timeout(self.silence, body.frame()).await.map_err(|_| self.too_slow())?;
-            let Some(frame) = frame else { return Ok(None) };
-            let frame = frame.map_err(|_| Problem::bad_request("the body broke off"))?;
-            if let Ok(chunk) = frame.into_data() {
-                return Ok(Some(chunk));
-            }
-        }
+    pub(super) async fn text(&self, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+        self.read(body).text(limit, &format!("the body is larger than {limit} bytes")).await
     }
 
     /// Each part of a multipart body as one file; `accept` says of a part's headers whether it is wanted.
     pub(super) async fn parts(
         &self,
         body: Body,
-        boundary: String,
+        boundary: &str,
         accept: impl Fn(&HeaderMap) -> Result<(), Problem>,
     ) -> Result<Vec<Synced>, Problem> {
-        let size = SizeLimit::new().whole_stream(self.bytes);
-        let constraints = Constraints::new().size_limit(size);
-        let mut parts = Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
-        let refused = |error: multer::Error| match error {
-            multer::Error::StreamSizeExceeded { .. } => self.exceeded(),
-            error => Problem::bad_request(format!("the multipart body cannot be read: {error}")),
-        };
-        let mut files = Vec::new();
+        let (mut body, mut left) = (self.read(body), self.bytes);
+        let (mut splitter, mut ended) = (Splitter::new(boundary), false);
+        let (mut files, mut file) = (Vec::new(), Spooling::new(&self.begin));
         loop {
-            let part = timeout(self.silence, parts.next_field()).await;
-            let part = part.map_err(|_| self.too_slow())?.map_err(refused)?;
-            let Some(mut part) = part else { break };
-            if files.len() == MAX_FILES {
-                return Err(too_large(format!("more than {MAX_FILES} files in one request")));
-            }
-            accept(part.headers())?;
-            let mut file = Spooling::new(&self.begin);
-            loop {
-                let chunk = timeout(self.silence, part.chunk()).await;
-                match chunk.map_err(|_| self.too_slow())?.map_err(refused)? {
-                    Some(chunk) => file.push(&chunk).await?,
-                    None => break,
+            let event = splitter.next(ended).map_err(|problem| {
+                Problem::bad_request(format!("the multipart body cannot be read: {problem}"))
+            })?;
+            match event {
+                Event::Part(headers) => {
+                    if files.len() == MAX_FILES {
+                        return Err(too_large(format!(
+                            "more than {MAX_FILES} files in one request"
+                        )));
+                    }
+                    accept(&headers)?;
                 }
+                Event::Content(bytes) => file.push(&bytes).await?,
+                Event::EndOfPart => {
+                    let whole = std::mem::replace(&mut file, Spooling::new(&self.begin));
+                    files.push(whole.finish().await?);
+                }
+                Event::More | Event::End => match body.chunk().await? {
+                    Some(chunk) => {
+                        left =
+                            left.checked_sub(chunk.len() as u64).ok_or_else(|| self.exceeded())?;
+                        if event == Event::More {
+                            splitter.push(&chunk);
+                        }
+                    }
+                    None if event == Event::End => break,
+                    None => ended = true,
+                },
             }
-            files.push(file.finish().await?);
         }
         if files.is_empty() {
             return Err(Problem::bad_request(
@@ -165,14 +215,6 @@ impl BodyReader {
 
     fn exceeded(&self) -> Problem {
         too_large(format!("the request is larger than max_body_bytes = {}", self.bytes))
-    }
-
-    fn too_slow(&self) -> Problem {
-        Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "timeout",
-            format!("nothing came for {} s; send the request again", self.silence.as_secs_f32()),
-        )
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) async fn post(
     let caller = caller.map_or_else(|| "http".to_owned(), |caller| format!("http {}", caller.0));
     let body = request.into_body();
     let files = match boundary {
-        Some(boundary) => reader.parts(body, boundary, |_| Ok(())).await?,
+        Some(boundary) => reader.parts(body, &boundary, |_| Ok(())).await?,
         None => vec![reader.whole(body).await?],
     };
     let context = Arc::clone(&shared.context);

@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +21,14 @@ pub struct Config {
     pub tokens: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<tls::Server>,
+    /// Host names and addresses under which clients and browsers reach this server, without port; others are refused.
+    /// Without any, `localhost` and its addresses where there are neither tokens nor TLS, else every name.
+    pub names: Vec<String>,
+    /// Requests at once, until their answers are taken; further ones wait for `head_timeout` at most. Health, metrics and
+    /// the status page are answered beyond them.
     pub max_connections: usize,
+    /// Of these, from one address (of IPv6: one /64).
+    pub max_connections_per_address: usize,
     /// Of one request, all its files together.
     pub max_body_bytes: u64,
     /// Of one inference request, which is held in memory.
@@ -32,10 +39,12 @@ pub struct Config {
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub head_timeout: Duration,
-    /// Longest silence inside a body.
+    /// Longest silence inside a body, and for which a client takes nothing of its answer.
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub body_timeout: Duration,
+    /// Least rate of a body and of an answer, over `body_timeout`; 0 for none.
+    pub min_bytes_per_second: u32,
 }
 
 impl Default for Config {
@@ -44,12 +53,15 @@ impl Default for Config {
             listen: None,
             tokens: None,
             tls: None,
+            names: Vec::new(),
             max_connections: 64,
+            max_connections_per_address: 32,
             max_body_bytes: 1 << 30,
             max_tensor_bytes: 256 << 20,
             max_inferences: 4,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            min_bytes_per_second: 4 << 10,
         }
     }
 }
@@ -87,6 +99,20 @@ impl Config {
             (1..=4096).contains(&self.max_connections),
             "max_connections",
             "must be from 1 to 4096",
+        );
+        check(
+            (1..=4096).contains(&self.max_connections_per_address),
+            "max_connections_per_address",
+            "must be from 1 to 4096",
+        );
+        let is_name = |name: &String| {
+            let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            name.parse::<IpAddr>().is_ok() || !name.is_empty() && name.chars().all(is_host)
+        };
+        check(
+            self.names.iter().all(is_name),
+            "names",
+            "must be host names or addresses without scheme and port, such as \"seg.example\"",
         );
         check(self.max_body_bytes >= 1 << 10, "max_body_bytes", "must be at least 1024");
         check(self.max_tensor_bytes >= 1 << 10, "max_tensor_bytes", "must be at least 1024");

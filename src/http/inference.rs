@@ -1,24 +1,25 @@
 //! The Open Inference Protocol, version 2 (KServe), over HTTP, with its binary tensor extension.
 //!
-//! One model; one input, `image` [C, D, H, W], values as acquired, taken to lie on the model's own grid; outputs `mask`
-//! [D, H, W] (label values) and `agreement` [L, D, H, W] (share of the votes for each label). `parameters` may hold `votes` and `seed`.
+//! One model; one input, `image` [C, D, H, W] of any datatype with numbers, values as acquired, taken to lie on the model's
+//! own grid; outputs `mask` [D, H, W] (label values) and `agreement` [L, D, H, W] (share of the votes for each label).
+//! `parameters` may hold `votes` and `seed`. A member that is `null` counts as not given.
 //! Nothing of it is kept: whoever needs a promise uses `POST /v1/cases`.
 
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ndarray::Array4;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
+use super::body::Reading;
 use super::model::{Ask, Description, InferError};
-use super::problem::{self, Problem, too_large};
+use super::problem::{self, Problem, Segments};
 use super::routes::Shared;
 use super::serve::blocking;
+use super::tensor::{Data, Datatype};
 use crate::codec::MAX_SAMPLES;
 use crate::domain::{Segmentation, Volume};
 
@@ -49,7 +50,7 @@ pub(super) async fn ready(State(shared): State<Shared>) -> Result<Response<Body>
 
 pub(super) async fn model_ready(
     State(shared): State<Shared>,
-    Path(path): Path<ModelPath>,
+    Segments(path): Segments<ModelPath>,
 ) -> Result<Response<Body>, Problem> {
     let Description { name, .. } = described(&shared, &path)?;
     ready(State(shared)).await?;
@@ -65,7 +66,7 @@ pub(super) struct ModelPath {
 
 pub(super) async fn model(
     State(shared): State<Shared>,
-    Path(path): Path<ModelPath>,
+    Segments(path): Segments<ModelPath>,
 ) -> Result<Response<Body>, Problem> {
     let Description { name, version, channels, labels, .. } = described(&shared, &path)?;
     let tensor = |name: &str, datatype: &str, shape: Value| json!({ "name": name, "datatype": datatype, "shape": shape });
@@ -100,11 +101,17 @@ fn described(shared: &Shared, path: &ModelPath) -> Result<Description, Problem> 
 #[derive(Debug, Deserialize)]
 struct Asked {
     id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     parameters: Parameters,
     inputs: Vec<Tensor>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     outputs: Vec<Output>,
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -112,7 +119,7 @@ struct Parameters {
     votes: Option<usize>,
     seed: Option<u64>,
     /// All outputs that say nothing themselves.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     binary_data_output: bool,
 }
 
@@ -121,10 +128,9 @@ struct Tensor {
     name: String,
     datatype: Datatype,
     shape: Vec<usize>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     parameters: TensorParameters,
-    /// Nested or flat, row-major.
-    data: Option<Value>,
+    data: Option<Data>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -135,7 +141,7 @@ struct TensorParameters {
 #[derive(Debug, Deserialize)]
 struct Output {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     parameters: OutputParameters,
 }
 
@@ -144,42 +150,9 @@ struct OutputParameters {
     binary_data: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-enum Datatype {
-    Uint8,
-    Int16,
-    Uint16,
-    Int32,
-    Fp32,
-}
-
-impl Datatype {
-    fn bytes(self) -> usize {
-        match self {
-            Self::Uint8 => 1,
-            Self::Int16 | Self::Uint16 => 2,
-            Self::Int32 | Self::Fp32 => 4,
-        }
-    }
-
-    /// Little-endian values.
-    fn read(self, data: &[u8]) -> Vec<f32> {
-        let pairs = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
-        let fours = || data.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
-        match self {
-            Self::Uint8 => data.iter().map(|&value| f32::from(value)).collect(),
-            Self::Int16 => pairs().map(|b| f32::from(i16::from_le_bytes(b))).collect(),
-            Self::Uint16 => pairs().map(|b| f32::from(u16::from_le_bytes(b))).collect(),
-            Self::Int32 => fours().map(|b| i32::from_le_bytes(b) as f32).collect(),
-            Self::Fp32 => fours().map(f32::from_le_bytes).collect(),
-        }
-    }
-}
-
 pub(super) async fn infer(
     State(shared): State<Shared>,
-    Path(path): Path<ModelPath>,
+    Segments(path): Segments<ModelPath>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
     let about = described(&shared, &path)?;
@@ -192,7 +165,9 @@ pub(super) async fn infer(
         })
     });
     let json_length = json_length.transpose()?;
-    let body = collect(&shared, request.into_body()).await?;
+    let limit = shared.config.max_tensor_bytes;
+    let is_large = "the request is larger than http.max_tensor_bytes; send the image to /v1/cases";
+    let body = Reading::new(request.into_body(), &shared.config).text(limit, is_large).await?;
     let context = Arc::clone(&shared.context);
     blocking(move || {
         let _place = place;
@@ -224,22 +199,6 @@ pub(super) async fn infer(
     .await
 }
 
-async fn collect(shared: &Shared, body: Body) -> Result<Bytes, Problem> {
-    let limit = shared.config.max_tensor_bytes;
-    let all = Limited::new(body, limit).collect();
-    // A tensor is small beside a case: all of it within four of the silences that a case may make.
-    match timeout(4 * shared.config.body_timeout, all).await {
-        Err(_) => {
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long"))
-        }
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(format!(
-            "the request is larger than http.max_tensor_bytes = {limit}; send the image to /v1/cases"
-        ))),
-        Ok(Err(_)) => Err(Problem::bad_request("the body broke off")),
-    }
-}
-
 /// The image, from the JSON or from the bytes behind it.
 fn volume(inputs: &[Tensor], tail: &[u8]) -> Result<Volume, Problem> {
     let [tensor] = inputs else {
@@ -259,38 +218,22 @@ fn volume(inputs: &[Tensor], tail: &[u8]) -> Result<Volume, Problem> {
     };
     let values = match (&tensor.data, tensor.parameters.binary_data_size) {
         (None, Some(size)) => {
-            if size != tail.len() || size != count * tensor.datatype.bytes() {
-                return Err(wrong("binary_data_size, shape, datatype and body disagree"));
+            let expected = count * tensor.datatype.bytes();
+            if size != tail.len() || size != expected {
+                return Err(wrong(&format!(
+                    "binary_data_size is {size}, the body has {} bytes behind the JSON, shape and datatype need {expected}",
+                    tail.len()
+                )));
             }
             tensor.datatype.read(tail)
         }
-        (Some(data), None) => {
-            let mut values = Vec::with_capacity(count);
-            flatten(data, &mut values)
-                .ok_or_else(|| wrong("data holds something that is no number"))?;
-            if values.len() != count {
-                return Err(wrong("data has not as many numbers as its shape says"));
-            }
-            values
-        }
+        (Some(data), None) => data.values(tensor.datatype, &tensor.shape, count),
         _ => return Err(wrong("give either data or parameters.binary_data_size")),
     };
-    if values.iter().any(|value| !value.is_finite()) {
-        return Err(wrong("holds NaN or infinity"));
-    }
+    let values = values.map_err(|problem| wrong(&problem))?;
     let samples = Array4::from_shape_vec([c, d, h, w], values).expect("the number was checked");
     let nominal_range = (tensor.datatype == Datatype::Uint8).then_some((0.0, 255.0));
     Ok(Volume { samples, geometry: None, nominal_range })
-}
-
-fn flatten(data: &Value, into: &mut Vec<f32>) -> Option<()> {
-    match data {
-        Value::Array(items) => items.iter().try_for_each(|item| flatten(item, into)),
-        number => {
-            into.push(number.as_f64()? as f32);
-            Some(())
-        }
-    }
 }
 
 /// Outputs by name, and whether as bytes; all of them if none is named.

@@ -1,15 +1,18 @@
 //! `GET /v1/jobs/{id}` and what it made.
 
+use std::fmt::Write;
+use std::fs::File;
+use std::io::Seek;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::Context;
-use super::problem::{self, Problem};
+use super::outgoing::FileBody;
+use super::problem::{self, Problem, Segments};
 use super::routes::Shared;
 use super::serve::blocking;
 use crate::durable;
@@ -17,7 +20,7 @@ use crate::spool::{JobId, JobReport, JobState, Place, ProductReport, SpoolError}
 
 pub(super) async fn get(
     State(shared): State<Shared>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
 ) -> Result<Response<Body>, Problem> {
     let report = report(&shared, &id).await?;
     let mut job = describe(&report);
@@ -34,17 +37,19 @@ pub(super) async fn get(
 /// The first product of a job: the DICOM SEG of a series, the mask of any other image.
 pub(super) async fn mask(
     State(shared): State<Shared>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
+    headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let report = report(&shared, &id).await?;
     let product = report.products.first().cloned();
-    send(&shared, product.ok_or_else(|| without_result(&report))?).await
+    send(&shared, product.ok_or_else(|| without_result(&report))?, &headers).await
 }
 
 /// One product by its name.
 pub(super) async fn result(
     State(shared): State<Shared>,
-    Path((id, name)): Path<(String, String)>,
+    Segments((id, name)): Segments<(String, String)>,
+    headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let report = report(&shared, &id).await?;
     let product = report.products.iter().find(|product| product.name == name).cloned();
@@ -55,7 +60,7 @@ pub(super) async fn result(
             not_found("the job has no result of this name")
         }
     };
-    send(&shared, product.ok_or_else(unknown)?).await
+    send(&shared, product.ok_or_else(unknown)?, &headers).await
 }
 
 pub(super) async fn report(shared: &Shared, id: &str) -> Result<JobReport, Problem> {
@@ -125,27 +130,93 @@ fn without_result(report: &JobReport) -> Problem {
     }
 }
 
-/// The result, if it is still what was recorded.
-async fn send(shared: &Shared, product: ProductReport) -> Result<Response<Body>, Problem> {
+/// The result, if it is still what was recorded; nothing of it if `asked` says that the client has it already.
+async fn send(
+    shared: &Shared,
+    product: ProductReport,
+    asked: &HeaderMap,
+) -> Result<Response<Body>, Problem> {
     let ProductReport { name, sha256, bytes, place } = product;
-    let media_type = media_type(&name);
     let tag = format!("\"{sha256}\"");
+    let is_known = has_already(asked, &tag)?;
+    let is_kept = move |place: &Place| !matches!(place, Place::File(path) if !path.exists());
     let context = Arc::clone(&shared.context);
-    let bytes = blocking(move || read(&context, &place, &sha256, bytes)).await?;
-    let mut response = Response::new(Body::from(bytes));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    let disposition = format!("attachment; filename=\"{name}\"");
-    for (key, value) in [(header::ETAG, tag), (header::CONTENT_DISPOSITION, disposition)] {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(key, value);
+    let body = blocking(move || {
+        if is_known && is_kept(&place) {
+            Ok(None)
+        } else {
+            read(&context, &place, &sha256, bytes).map(Some)
         }
-    }
+    });
+    let mut response = match body.await? {
+        None => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        }
+        Some(kept) => {
+            let mut response = Response::new(Body::from(kept));
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type(&name)));
+            headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
+            headers.insert(header::CONTENT_DISPOSITION, disposition(&name));
+            response
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    headers.insert(header::ETAG, HeaderValue::from_str(&tag).expect("a hash is plain text"));
     Ok(response)
 }
 
-fn read(context: &Context, place: &Place, sha256: &str, bytes: u64) -> Result<Vec<u8>, Problem> {
+/// Whether the client says that it has what `tag` names.
+///
+/// # Errors
+/// If it wants something else (RFC 9110 section 13.1).
+fn has_already(asked: &HeaderMap, tag: &str) -> Result<bool, Problem> {
+    let lists = |name| asked.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let mut wanted = lists(header::IF_MATCH).peekable();
+    if wanted.peek().is_some() && !wanted.any(|tags| names_tag(tags, tag, false)) {
+        let error = "the result is another than If-Match names (RFC 9110 section 13.1.1)";
+        return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "changed", error));
+    }
+    Ok(lists(header::IF_NONE_MATCH).any(|tags| names_tag(tags, tag, true)))
+}
+
+/// Whether a list of entity tags names `tag`, or any there is (`*`); `weakly`: the mark of a weak tag does not matter
+/// (RFC 9110 section 8.8.3.2). `tag` has no comma.
+fn names_tag(tags: &str, tag: &str, weakly: bool) -> bool {
+    tags.split(',').map(str::trim).any(|named| {
+        let strong = if weakly { named.strip_prefix("W/").unwrap_or(named) } else { named };
+        named == "*" || strong == tag
+    })
+}
+
+/// `attachment`, with a name that every client reads and, where that is another, the exact one (RFC 6266).
+fn disposition(name: &str) -> HeaderValue {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || " .-_+=@#()[]".contains(c);
+    let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let exact =
+        if plain == name { String::new() } else { format!("; filename*=UTF-8''{}", escaped(name)) };
+    HeaderValue::from_str(&format!("attachment; filename=\"{plain}\"{exact}"))
+        .expect("it is plain text")
+}
+
+/// `name` as one segment of a path (RFC 3986 section 2).
+fn escaped(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            write!(text, "%{byte:02X}").expect("writing to a string succeeds");
+        }
+    }
+    text
+}
+
+/// The result, found to be what was recorded.
+fn read(context: &Context, place: &Place, sha256: &str, bytes: u64) -> Result<Kept, Problem> {
     let gone = || Problem::new(StatusCode::GONE, "gone", "the result is no longer kept");
     let damaged = || {
         let error = "the result is damaged where it is kept; send the case again";
@@ -153,16 +224,35 @@ fn read(context: &Context, place: &Place, sha256: &str, bytes: u64) -> Result<Ve
     };
     match place {
         Place::File(path) => {
-            let bytes = std::fs::read(path).map_err(|_| gone())?;
-            let is_whole = durable::hex(&Sha256::digest(&bytes)) == sha256;
-            is_whole.then_some(bytes).ok_or_else(damaged)
+            let mut file = File::open(path).map_err(|_| gone())?;
+            let (found, bytes) = durable::sha256_of(&file).map_err(|_| damaged())?;
+            file.rewind().map_err(|_| damaged())?;
+            if found == sha256 { Ok(Kept::File(file, bytes)) } else { Err(damaged()) }
         }
         Place::Day(day) => {
             let queue = context.shared.as_ref().ok_or_else(gone)?;
-            queue.payload(day, sha256, bytes).map_err(|error| match error {
+            let payload = queue.payload(day, sha256, bytes).map_err(|error| match error {
                 SpoolError::Damaged { .. } => damaged(),
                 _ => error.into(),
-            })
+            });
+            payload.map(Kept::Bytes)
+        }
+    }
+}
+
+/// A result.
+enum Kept {
+    /// Here, with its length.
+    File(File, u64),
+    /// From the shared queue.
+    Bytes(Vec<u8>),
+}
+
+impl From<Kept> for Body {
+    fn from(kept: Kept) -> Self {
+        match kept {
+            Kept::File(file, bytes) => Self::new(FileBody::new(file, bytes)),
+            Kept::Bytes(bytes) => Self::from(bytes),
         }
     }
 }
@@ -187,7 +277,7 @@ pub(super) fn describe(report: &JobReport) -> Value {
                 "media_type": media_type(&product.name),
                 "bytes": product.bytes,
                 "sha256": product.sha256,
-                "href": format!("/v1/jobs/{id}/results/{}", product.name),
+                "href": format!("/v1/jobs/{id}/results/{}", escaped(&product.name)),
             })
         })
         .collect();
@@ -218,4 +308,28 @@ pub(super) fn describe(report: &JobReport) -> Value {
         "results": results,
         "deliveries": deliveries,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entity_tags_are_compared_as_the_condition_asks() {
+        for tags in ["\"a\"", "\"b\", \"a\"", "*"] {
+            assert!(names_tag(tags, "\"a\"", true) && names_tag(tags, "\"a\"", false), "{tags}");
+        }
+        assert!(names_tag("W/\"a\"", "\"a\"", true) && !names_tag("W/\"a\"", "\"a\"", false));
+        for tags in ["", "a", "\"b\"", "\"aa\""] {
+            assert!(!names_tag(tags, "\"a\"", true), "{tags}");
+        }
+    }
+
+    #[test]
+    fn any_name_of_a_file_can_be_told_in_a_header_and_in_a_path() {
+        assert_eq!(disposition("a b.png"), "attachment; filename=\"a b.png\"");
+        let odd = "attachment; filename=\"_f_.png\"; filename*=UTF-8''%22f%C3%A9.png";
+        assert_eq!(disposition("\"fé.png"), odd);
+        assert_eq!(escaped("a/b?.png"), "a%2Fb%3F.png");
+    }
 }

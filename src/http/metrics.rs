@@ -4,34 +4,70 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Response, header};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::accept::Accept;
 use super::problem::Problem;
 use super::routes::Shared;
 use super::serve::blocking;
 use super::{Context, Description};
-use crate::spool::{Count, DestinationReport, SpoolError};
-use crate::telemetry::{metrics, sensors};
+use crate::spool::{Count, SpoolError};
+use crate::telemetry::{exposition, label, metrics, sensors};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Labels = Vec<(&'static str, String)>;
 type Whole = Family<Labels, Gauge>;
 type Real = Family<Labels, Gauge<f64, AtomicU64>>;
 
-pub(super) async fn get(State(shared): State<Shared>) -> Result<Response<Body>, Problem> {
+pub(super) async fn get(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
     let context = Arc::clone(&shared.context);
-    let gauges = blocking(move || gauges(&context)).await?;
-    let mut response = Response::new(Body::from(metrics().encode(&gauges)));
-    let value = HeaderValue::from_static(OPEN_METRICS);
-    response.headers_mut().insert(header::CONTENT_TYPE, value);
+    let encode = async {
+        let gauges = blocking(move || gauges(&context)).await?;
+        Ok::<_, SpoolError>(Bytes::from(metrics().encode(&gauges)))
+    };
+    let text = shared.metrics.get(encode).await?;
+    let (media_type, text) = if wants_open_metrics(&headers) {
+        (OPEN_METRICS, text)
+    } else {
+        (CLASSIC, exposition::classic(&String::from_utf8_lossy(&text)).into())
+    };
+    let mut response = Response::new(Body::from(text));
+    for (name, value) in [
+        (header::CONTENT_TYPE, media_type),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::VARY, "Accept"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     Ok(response)
+}
+
+/// Only who names OpenMetrics, and wants the classic text no more than that, gets it. Who accepts neither gets the classic
+/// text, as from other programs that Prometheus asks.
+fn wants_open_metrics(headers: &HeaderMap) -> bool {
+    let accept = Accept::of(headers);
+    // A range may ask for ways of escaping names; these names need none.
+    let open = accept.wants(
+        "application/openmetrics-text",
+        &[("version", "1.0.0"), ("escaping", "allow-utf-8"), ("escaping", "underscores")],
+    );
+    let classic = accept.wants(
+        "text/plain",
+        &[("version", "0.0.4"), ("escaping", "allow-utf-8"), ("escaping", "underscores")],
+    );
+    let open = open.filter(|wanted| wanted.by_name);
+    open.is_some_and(|open| classic.is_none_or(|classic| open.quality >= classic.quality))
 }
 
 /// A registry of this moment.
@@ -57,7 +93,10 @@ fn gauges(context: &Context) -> Result<Registry, SpoolError> {
     }
     registry.register("spool_jobs", "Jobs that are not done, by state", jobs);
     let deliveries = Whole::default();
-    for DestinationReport { destination, pending, dead, .. } in context.spool.destinations()? {
+    let known = vitals.destinations.into_iter().map(|(name, _)| (name, 0, 0));
+    let counted = context.spool.destinations()?;
+    let counted = counted.into_iter().map(|found| (found.destination, found.pending, found.dead));
+    for (destination, pending, dead) in known.chain(counted) {
         for (state, count) in [("pending", pending), ("dead", dead)] {
             let labels = vec![("destination", destination.clone()), ("state", state.to_owned())];
             deliveries.get_or_create(&labels).set(count.cast_signed());
@@ -92,7 +131,7 @@ fn gauges(context: &Context) -> Result<Registry, SpoolError> {
 
     let (celsius, watts) = (Real::default(), Real::default());
     for sensor in sensors::read(Path::new("/sys")) {
-        let labels = vec![("sensor", sensor.name)];
+        let labels = vec![("sensor", label(&sensor.name))];
         match sensor.reading {
             sensors::Reading::Celsius(value) => celsius.get_or_create(&labels).set(value),
             sensors::Reading::Watts(value) => watts.get_or_create(&labels).set(value),
@@ -134,4 +173,44 @@ fn resident_bytes() -> Option<i64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: i64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_metrics_is_for_those_who_ask_for_it() {
+        let open = |accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            wants_open_metrics(&headers)
+        };
+        assert!(!wants_open_metrics(&HeaderMap::new()));
+        for accept in [
+            "application/openmetrics-text",
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            // Prometheus 3 and Prometheus 2.
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+             text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+            "application/openmetrics-text; version=0.0.1,application/openmetrics-text;version=\"1.0.0\"",
+        ] {
+            assert!(open(accept), "{accept}");
+        }
+        for accept in [
+            "*/*",
+            "text/plain",
+            "application/*",
+            "application/json",
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text; version=0.0.1",
+            "application/openmetrics-text;q=0.2,text/plain;q=0.5",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,\
+             text/plain;version=0.0.4;q=0.3",
+        ] {
+            assert!(!open(accept), "{accept}");
+        }
+    }
 }

@@ -1,8 +1,12 @@
 //! HTTP: cases in, jobs and masks out; the Open Inference Protocol; metrics; the status page.
 //!
-//! Limits: `max_connections` at once, further ones wait in the kernel's queue; bodies up to `max_body_bytes`, streamed
-//! to the disk with at most 1 MiB of each in memory; the head of a request and every silence inside a body are bounded
-//! in time. A case is answered with 202 when it is on the disk and recorded: the same promise as a C-STORE response.
+//! Limits: `max_connections` requests at once, fewer from one address, further ones wait; health, metrics and the status
+//! page are answered beyond them (`connections`). Bodies up to `max_body_bytes`, streamed to the disk with at most 1 MiB of
+//! each in memory. The head of a request, silence and slowness inside a body, and of a client that takes its answer, are
+//! bounded in time (`pace`). A case is answered with 202 when it is on the disk and recorded: the same promise as a C-STORE
+//! response.
+//!
+//! Every request says for whom it is meant, and none that changes something may come from another site's page (`origin`).
 //!
 //! Off unless `http.listen` is set. Beyond the loopback interface it needs TLS, and tokens or client certificates.
 //! The routes stand in one table, `routes`; `openapi.json` describes them, and a test holds the two together.
@@ -11,20 +15,29 @@
 //!
 //! Called by `daemon` and `cli::workstation`; `fleet` serves its collector's router with the same listener, limits and tokens.
 
+mod accept;
 mod body;
 mod cases;
 mod config;
+mod connections;
 mod door;
+mod encoding;
+mod fresh;
 mod gallery;
 mod inference;
 mod jobs;
 mod metrics;
 mod model;
+mod multipart;
+mod origin;
+mod outgoing;
+mod pace;
 mod problem;
 mod routes;
 mod serve;
 mod station;
 mod status;
+mod tensor;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -32,10 +45,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::Config;
-pub use door::is_loopback;
+pub use door::Manners;
 pub use gallery::{Drawing, Gallery, Pictures};
 pub use model::{Ask, Description, Engine, InferError, Model};
-pub use problem::{Problem, json, too_large};
+pub use problem::{Problem, Segments, json, too_large};
 pub use serve::{Limits, Peer, Server, blocking, serve};
 pub use status::self_contained;
 pub use tokens::Tokens;

@@ -1,6 +1,9 @@
-use axum::body::Body;
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use serde::de::DeserializeOwned;
 
 use crate::ingest::Refusal;
 use crate::spool::SpoolError;
@@ -93,10 +96,30 @@ impl IntoResponse for Problem {
 /// A JSON answer that no cache keeps.
 #[must_use]
 pub fn json(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
+    json_text(status, value.to_string().into())
+}
+
+/// The same of JSON that is written already.
+pub(super) fn json_text(status: StatusCode, text: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// What stands in the path of a request; a path that cannot be read is a [`Problem`].
+#[derive(Debug)]
+pub struct Segments<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(segments)) => Ok(Self(segments)),
+            Err(error) => Err(Problem::bad_request(format!("the path: {}", error.body_text()))),
+        }
+    }
 }

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::{self, MethodRouter};
 use tokio::sync::Semaphore;
 
 use super::door::Door;
+use super::fresh::Fresh;
 use super::problem::Problem;
 use super::{Config, Context, OPENAPI, cases, inference, jobs, metrics, status};
 
@@ -18,15 +19,28 @@ pub(super) struct Shop {
     pub(super) context: Arc<Context>,
     /// Places for inference requests.
     pub(super) inferences: Arc<Semaphore>,
+    /// What many may ask at once.
+    pub(super) status: Fresh<Bytes>,
+    pub(super) metrics: Fresh<Bytes>,
 }
 
-/// Who may call a route.
+impl Shop {
+    pub(super) fn new(config: Config, context: Context) -> Self {
+        let inferences = Arc::new(Semaphore::new(config.max_inferences));
+        let (status, metrics) = (Fresh::default(), Fresh::default());
+        Self { config, context: Arc::new(context), inferences, status, metrics }
+    }
+}
+
+/// Who may call a route, and whether it is answered whatever else goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// Says nothing about cases.
     Open,
-    /// Needs a token where tokens are configured.
-    Token,
+    /// Needs a token where tokens are configured; is answered at any time.
+    Watch,
+    /// Needs a token where tokens are configured, and a place.
+    Work,
 }
 
 pub(super) struct Route {
@@ -37,46 +51,46 @@ pub(super) struct Route {
 }
 
 pub(super) fn table() -> Vec<Route> {
-    use Access::{Open, Token};
+    use Access::{Open, Watch, Work};
     let get = |path, access, handler| Route { method: "get", path, access, handler };
     let post = |path, access, handler| Route { method: "post", path, access, handler };
     vec![
-        post("/v1/cases", Token, routing::post(cases::post)),
-        get("/v1/jobs/{id}", Token, routing::get(jobs::get)),
-        get("/v1/jobs/{id}/mask", Token, routing::get(jobs::mask)),
-        get("/v1/jobs/{id}/results/{name}", Token, routing::get(jobs::result)),
-        get("/v2", Token, routing::get(inference::server)),
+        post("/v1/cases", Work, routing::post(cases::post)),
+        get("/v1/jobs/{id}", Work, routing::get(jobs::get)),
+        get("/v1/jobs/{id}/mask", Work, routing::get(jobs::mask)),
+        get("/v1/jobs/{id}/results/{name}", Work, routing::get(jobs::result)),
+        get("/v2", Watch, routing::get(inference::server)),
         get("/v2/health/live", Open, routing::get(inference::live)),
         get("/v2/health/ready", Open, routing::get(inference::ready)),
-        get("/v2/models/{model}", Token, routing::get(inference::model)),
-        get("/v2/models/{model}/ready", Token, routing::get(inference::model_ready)),
-        post("/v2/models/{model}/infer", Token, routing::post(inference::infer)),
-        get("/v2/models/{model}/versions/{version}", Token, routing::get(inference::model)),
+        get("/v2/models/{model}", Watch, routing::get(inference::model)),
+        get("/v2/models/{model}/ready", Watch, routing::get(inference::model_ready)),
+        post("/v2/models/{model}/infer", Work, routing::post(inference::infer)),
+        get("/v2/models/{model}/versions/{version}", Watch, routing::get(inference::model)),
         get(
             "/v2/models/{model}/versions/{version}/ready",
-            Token,
+            Watch,
             routing::get(inference::model_ready),
         ),
-        post("/v2/models/{model}/versions/{version}/infer", Token, routing::post(inference::infer)),
+        post("/v2/models/{model}/versions/{version}/infer", Work, routing::post(inference::infer)),
         get("/", Open, routing::get(status::page)),
-        get("/v1/status", Token, routing::get(status::get)),
-        get("/v1/jobs/{id}/pictures/{layer}", Token, routing::get(status::picture)),
-        get("/metrics", Token, routing::get(metrics::get)),
+        get("/v1/status", Watch, routing::get(status::get)),
+        get("/v1/jobs/{id}/pictures/{layer}", Work, routing::get(status::picture)),
+        get("/metrics", Watch, routing::get(metrics::get)),
         get("/openapi.json", Open, routing::get(openapi)),
     ]
 }
 
 pub(super) fn router(door: Arc<Door>, shared: Shared) -> Router {
-    let (open, guarded): (Vec<_>, Vec<_>) =
-        table().into_iter().partition(|route| route.access == Access::Open);
-    let add = |router: Router<Shared>, route: Route| router.route(route.path, route.handler);
-    let router = |routes: Vec<Route>| routes.into_iter().fold(Router::new(), add);
+    let of = |access| {
+        let routes = table().into_iter().filter(|route| route.access == access);
+        routes.fold(Router::new(), |router, route| router.route(route.path, route.handler))
+    };
     let all = door
-        .guard(router(guarded))
-        .merge(router(open))
+        .guard(door.seat(of(Access::Work)).merge(of(Access::Watch)))
+        .merge(of(Access::Open))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method);
-    door.before(all).with_state(shared)
+    door.before(all.with_state(shared))
 }
 
 async fn openapi() -> Response<Body> {

@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::routing::post;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Config;
+use super::accept::Accept;
 use super::body::{BodyReader, MediaType};
 use super::door::Door;
-use super::problem::Problem;
+use super::problem::{Problem, Segments};
 use super::serve::blocking;
 use crate::codec::stow::{self, Answer};
 use crate::domain::Uid;
@@ -50,8 +51,11 @@ pub(super) fn router(door: Arc<Door>, station: Shared) -> Router {
         .route("/studies", post(store))
         .route("/studies/{study}", post(store_into))
         .route("/events", post(event));
-    let all = door.guard(routes).fallback(unknown_path).method_not_allowed_fallback(unknown_method);
-    door.before(all).with_state(station)
+    let all = door
+        .guard(door.seat(routes))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method);
+    door.before(all.with_state(station))
 }
 
 async fn unknown_path() -> Problem {
@@ -70,7 +74,7 @@ async fn store(State(station): State<Shared>, request: Request) -> Result<Respon
 
 async fn store_into(
     State(station): State<Shared>,
-    Path(study): Path<String>,
+    Segments(study): Segments<String>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
     let study = Uid::parse(&study);
@@ -86,7 +90,7 @@ async fn take(
     let form = Form::wanted(request.headers())?;
     let boundary = boundary(request.headers())?;
     station.reader.check_length(request.headers())?;
-    let files = station.reader.parts(request.into_body(), boundary, is_instance).await?;
+    let files = station.reader.parts(request.into_body(), &boundary, is_instance).await?;
     let mut answer = Answer::default();
     for file in files {
         match keep(station, study.clone(), file).await {
@@ -149,28 +153,27 @@ enum Form {
 }
 
 impl Form {
-    /// The first that `Accept` names; what it names and this program does not write is passed over. JSON where it says
-    /// nothing.
+    /// What `Accept` wants most of what can be written; JSON where it says nothing, or wants both alike.
     fn wanted(headers: &HeaderMap) -> Result<Self, Problem> {
-        let mut said = false;
-        for value in headers.get_all(header::ACCEPT) {
-            for range in value.to_str().unwrap_or_default().split(',') {
-                said = true;
-                let kind = range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-                match kind.as_str() {
-                    stow::JSON | "application/json" | "application/*" | "*/*" => {
-                        return Ok(Self::Json);
-                    }
-                    stow::XML | "text/xml" | "application/xml" => return Ok(Self::Xml),
-                    _ => {}
-                }
+        let accept = Accept::of(headers);
+        if accept.is_empty() {
+            return Ok(Self::Json);
+        }
+        let quality = |kinds: [&str; 3]| {
+            let wanted = kinds.iter().filter_map(|kind| Some(accept.wants(kind, &[])?.quality));
+            wanted.reduce(f32::max)
+        };
+        let json = quality([stow::JSON, "application/json", "text/json"]);
+        let xml = quality([stow::XML, "application/xml", "text/xml"]);
+        match (json, xml) {
+            (None, None) => {
+                let error =
+                    "the answer is application/dicom+json or application/dicom+xml; accept one";
+                Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", error))
             }
+            (json, Some(xml)) if json.is_none_or(|json| xml > json) => Ok(Self::Xml),
+            _ => Ok(Self::Json),
         }
-        if said {
-            let error = "the answer is application/dicom+json or application/dicom+xml; accept one";
-            return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", error));
-        }
-        Ok(Self::Json)
     }
 
     fn write(self, answer: &Answer) -> Response<Body> {
@@ -235,19 +238,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_form_that_can_be_written_is() {
+    fn the_form_that_is_wanted_most_is_written() {
         let wanted = |accept: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
             Form::wanted(&headers).map_err(|problem| problem.status.as_u16())
         };
         assert_eq!(Form::wanted(&HeaderMap::new()), Ok(Form::Json));
-        for accept in ["*/*", "application/dicom+json", "text/html, application/json;q=0.9"] {
+        for accept in [
+            "*/*",
+            "application/dicom+json",
+            "text/html, application/json;q=0.9",
+            "application/dicom+xml;q=0.5, application/dicom+json",
+            "application/dicom+xml, application/dicom+json",
+        ] {
             assert_eq!(wanted(accept), Ok(Form::Json), "{accept}");
         }
-        for accept in ["application/dicom+xml", "Application/DICOM+xml; q=1, */*", "text/xml"] {
+        for accept in ["application/dicom+xml", "Application/DICOM+xml; q=1, */*;q=0.1", "text/xml"]
+        {
             assert_eq!(wanted(accept), Ok(Form::Xml), "{accept}");
         }
-        assert_eq!(wanted("text/html"), Err(406));
+        for accept in ["text/html", "application/dicom+json;q=0"] {
+            assert_eq!(wanted(accept), Err(406), "{accept}");
+        }
     }
 }

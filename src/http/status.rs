@@ -1,15 +1,15 @@
 //! The status page, and what it asks for.
 
-use std::path::Path as FilePath;
+use std::path::Path;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::body::{Body, Bytes};
+use axum::extract::State;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::jobs::{self, not_found};
-use super::problem::{self, Problem};
+use super::problem::{self, Problem, Segments};
 use super::routes::Shared;
 use super::serve::blocking;
 use super::{Context, Vitals};
@@ -21,9 +21,10 @@ const RECENT: u32 = 60;
 
 const PAGE: &str = include_str!("page.html");
 
-/// Nothing from elsewhere is loaded, and no other page may frame this one.
+/// Nothing from elsewhere is loaded or sent there, and no other page may frame this one.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-                      connect-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'";
+                      connect-src 'self'; img-src 'self' blob: data:; form-action 'none'; frame-ancestors 'none'; \
+                      base-uri 'none'";
 
 pub(super) async fn page() -> Response<Body> {
     self_contained(PAGE)
@@ -37,7 +38,6 @@ pub fn self_contained(page: &'static str) -> Response<Body> {
     for (name, value) in [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
@@ -47,8 +47,11 @@ pub fn self_contained(page: &'static str) -> Response<Body> {
 
 pub(super) async fn get(State(shared): State<Shared>) -> Result<Response<Body>, Problem> {
     let context = Arc::clone(&shared.context);
-    let status = blocking(move || describe(&context)).await?;
-    Ok(problem::json(StatusCode::OK, &status))
+    let describe = async {
+        let status = blocking(move || describe(&context)).await?;
+        Ok::<_, SpoolError>(Bytes::from(status.to_string()))
+    };
+    Ok(problem::json_text(StatusCode::OK, shared.status.get(describe).await?))
 }
 
 fn describe(context: &Context) -> Result<Value, SpoolError> {
@@ -93,7 +96,7 @@ fn describe(context: &Context) -> Result<Value, SpoolError> {
             },
         })
     });
-    let device: Vec<_> = sensors::read(FilePath::new("/sys"))
+    let device: Vec<_> = sensors::read(Path::new("/sys"))
         .into_iter()
         .map(|sensor| match sensor.reading {
             Reading::Celsius(value) => json!({ "name": sensor.name, "celsius": value }),
@@ -141,7 +144,7 @@ fn describe_shared(shared: &crate::spool::Shared, spool: &Spool) -> Result<Value
 /// `layer`: `image`, `mask` or `disagreement`.
 pub(super) async fn picture(
     State(shared): State<Shared>,
-    Path((id, layer)): Path<(String, String)>,
+    Segments((id, layer)): Segments<(String, String)>,
 ) -> Result<Response<Body>, Problem> {
     let report = jobs::report(&shared, &id).await?;
     let pictures = shared.context.gallery.of(report.computed_as());

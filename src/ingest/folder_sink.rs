@@ -142,7 +142,11 @@ impl FolderSink {
             sop_instance_uid: identity.sop_instance.clone(),
         };
         let keep = || -> Result<(), Refusal> {
-            if study.is_some_and(|study| identity.study.as_ref() != Some(study)) {
+            // Type 1 in every composite object's General Study Module (PS3.3 section C.7.2.1).
+            let Some(own) = &identity.study else {
+                return Err(Refusal::NotUnderstood("StudyInstanceUID is missing"));
+            };
+            if study.is_some_and(|study| study != own) {
                 return Err(Refusal::Mismatch("StudyInstanceUID"));
             }
             dicom::check_whole(file.path())?;
@@ -256,7 +260,12 @@ mod tests {
         let syntax = Uid::parse("1.2.840.10008.1.2").unwrap();
         let mut file = part10::header(sop_class_uid, sop_instance_uid, &syntax);
         let [class, instance] = [sop_class_uid, sop_instance_uid].map(Uid::as_str);
-        for (tag, uid) in [([8, 0x16], class), ([8, 0x18], instance), ([0x20, 0xe], "2.25.7")] {
+        for (tag, uid) in [
+            ([8, 0x16], class),
+            ([8, 0x18], instance),
+            ([0x20, 0xd], "2.25.6"),
+            ([0x20, 0xe], "2.25.7"),
+        ] {
             let uid = if uid.len() % 2 == 1 { format!("{uid}\0") } else { uid.to_owned() };
             file.extend(tag.map(u16::to_le_bytes).concat());
             file.extend((uid.len() as u32).to_le_bytes());

@@ -5,14 +5,35 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+/// Gives every variant of an enum its label value.
+macro_rules! labels {
+    ($name:ident: $($variant:ident = $label:literal),+ $(,)?) => {
+        impl $name {
+            const ALL: &[Self] = &[$(Self::$variant),+];
+
+            fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label),+
+                }
+            }
+        }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+                EncodeLabelValue::encode(&self.label(), encoder)
+            }
+        }
+    };
+}
+
 /// Part of a case's way from the last byte in to the destination's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// From ready to claimed by the worker.
     Queue,
@@ -28,18 +49,23 @@ pub enum Stage {
     Deliver,
 }
 
+labels!(Stage: Queue = "queue", Compute = "compute", Decode = "decode", Prepare = "prepare",
+    Condition = "condition", Denoise = "denoise", Assemble = "assemble", Encode = "encode", Deliver = "deliver");
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfStage {
     stage: Stage,
 }
 
 /// How a job ended, or did not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobOutcome {
     Done,
     Retried,
     Failed,
 }
+
+labels!(JobOutcome: Done = "done", Retried = "retried", Failed = "failed");
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfJob {
@@ -47,12 +73,14 @@ struct OfJob {
 }
 
 /// How an object came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Way {
     Dicom,
     Http,
     Folder,
 }
+
+labels!(Way: Dicom = "dicom", Http = "http", Folder = "folder");
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfWay {
@@ -60,7 +88,7 @@ struct OfWay {
 }
 
 /// What came of one attempt to deliver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Delivered {
     Sent,
     /// The destination will say whether it commits to keep it.
@@ -69,6 +97,8 @@ pub enum Delivered {
     Unreachable,
     Never,
 }
+
+labels!(Delivered: Sent = "sent", Taken = "taken", Later = "later", Unreachable = "unreachable", Never = "never");
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfDelivery {
@@ -127,7 +157,14 @@ struct OfStatus {
 
 type Times<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// Every counter and histogram of the process.
+/// Statuses that HTTP answers commonly have.
+const STATUSES: &[u16] = &[
+    200, 202, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 417, 421, 422,
+    500, 501, 503, 507,
+];
+
+/// Every counter and histogram of the process. What is not named by a configuration is there from the start, with 0: a rate
+/// is known only of what was there before.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -182,7 +219,7 @@ impl Metrics {
             registry.register("associations_rejected", help, Clone::clone(&rejections));
         };
         metrics(&mut registry);
-        Self {
+        let metrics = Self {
             registry,
             stages,
             jobs,
@@ -192,6 +229,34 @@ impl Metrics {
             delivered_bytes,
             requests,
             rejections,
+        };
+        metrics.begin();
+        metrics
+    }
+
+    fn begin(&self) {
+        for &stage in Stage::ALL {
+            drop(self.stages.get_or_create(&OfStage { stage }));
+        }
+        for &outcome in JobOutcome::ALL {
+            drop(self.jobs.get_or_create(&OfJob { outcome }));
+        }
+        for &way in Way::ALL {
+            drop(self.objects.get_or_create(&OfWay { way }));
+        }
+        for &status in STATUSES {
+            drop(self.requests.get_or_create(&OfStatus { status }));
+        }
+    }
+
+    /// There is a destination of this name: everything that can come of a delivery to it is counted from 0.
+    pub fn destination(&self, name: &str) {
+        let of = OfDestination { destination: name.to_owned() };
+        drop(self.delivery_seconds.get_or_create(&of));
+        drop(self.delivered_bytes.get_or_create(&of));
+        for &outcome in Delivered::ALL {
+            let of = OfDelivery { destination: name.to_owned(), outcome };
+            drop(self.deliveries.get_or_create(&of));
         }
     }
 
@@ -236,7 +301,7 @@ impl Metrics {
         self.requests.get_or_create(&OfStatus { status }).inc();
     }
 
-    /// Everything here and in `gauges`, in the `OpenMetrics` text format that Prometheus reads.
+    /// Everything here and in `gauges`, in the `OpenMetrics` text format.
     #[must_use]
     pub fn encode(&self, gauges: &Registry) -> String {
         let mut out = String::new();

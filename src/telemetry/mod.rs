@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod energy;
+pub mod exposition;
 pub mod machine;
 mod metrics;
 pub mod sensors;
@@ -14,6 +15,7 @@ use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 
+pub use exposition::label;
 pub use metrics::{Delivered, JobOutcome, Metrics, Rejected, Stage, Way, metrics};
 
 /// Environment variable that overrides the level, in the syntax of `tracing` filters

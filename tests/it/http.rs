@@ -11,13 +11,12 @@ use cdal::daemon::{Claim, JobError, Product, Settings, Worker};
 use cdal::deliver::Config;
 use cdal::domain::Uid;
 use cdal::{codec, http};
-use ndarray::Array2;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::support::daemon::{Running, settings};
 use crate::support::dicom::{SEGMENTATION_STORAGE, image, series, uid};
-use crate::support::http::{Answer, get, post, post_files, read, request};
+use crate::support::http::{Answer, get, picture, post, post_files, read, request};
 use crate::support::wait_for;
 use crate::support::worker::{Stand, product};
 
@@ -43,19 +42,6 @@ impl Worker for InKind {
             warning: String::new(),
         }])
     }
-}
-
-fn png(seed: u8) -> Vec<u8> {
-    let mask = Array2::from_shape_fn((9, 7), |(row, column)| seed ^ (row * 7 + column) as u8);
-    let code = cdal::domain::Code { value: "1".into(), scheme: "99X".into(), meaning: "x".into() };
-    let label = |value| cdal::domain::Label {
-        value,
-        name: "x".into(),
-        colour: [255, 0, 0],
-        category: code.clone(),
-        kind: code.clone(),
-    };
-    codec::mask_png::encode(mask.view(), &[label(1), label(2)]).unwrap()
 }
 
 fn address(daemon: &Running) -> SocketAddr {
@@ -87,8 +73,8 @@ fn a_picture_goes_in_and_its_mask_comes_out_by_http_and_to_the_folder_alone() {
         vec![Config::dicom("pacs", "127.0.0.1:9", "PACS"), Config::folder("disk", &out)];
     let daemon = Running::start(settings(&folder.path().join("spool"), destinations), InKind);
     let to = address(&daemon);
-    let picture = png(1);
-    let job = only_job(&post(to, "/v1/cases", &picture));
+    let first = picture(1);
+    let job = only_job(&post(to, "/v1/cases", &first));
     let report = ended(to, &job);
     assert_eq!(report["state"], "done", "{report}");
     let mask = get(to, &format!("{job}/mask"));
@@ -109,10 +95,10 @@ fn a_picture_goes_in_and_its_mask_comes_out_by_http_and_to_the_folder_alone() {
     assert_eq!(report["deliveries"].as_array().unwrap().len(), 1, "none for the DICOM peer");
 
     // The same picture again is the same job.
-    let again = post(to, "/v1/cases", &picture);
+    let again = post(to, "/v1/cases", &first);
     assert_eq!(only_job(&again), job);
     assert_eq!(again.json()["jobs"][0]["new_files"], 0);
-    assert_ne!(only_job(&post(to, "/v1/cases", &png(2))), job);
+    assert_ne!(only_job(&post(to, "/v1/cases", &picture(2))), job);
 }
 
 #[test]
@@ -147,7 +133,7 @@ fn every_refusal_has_a_status_a_code_and_a_sentence_and_keeps_nothing() {
     let mut damaged = image("1.2.840.10008.5.1.4.1.1.4", &uid("1.2.3"), &sop, 1, 8);
     damaged.truncate(300);
     let mixed = [folder.path().join("good.png"), folder.path().join("bad.png")];
-    std::fs::write(&mixed[0], png(3)).unwrap();
+    std::fs::write(&mixed[0], picture(3)).unwrap();
     std::fs::write(&mixed[1], b"not a picture").unwrap();
     let chunked = [b"1400\r\n".as_slice(), &[7; 0x1400], b"\r\n0\r\n\r\n"].concat();
     let multipart = "Content-Type: multipart/form-data";
@@ -208,7 +194,7 @@ fn a_mask_that_is_not_there_yet_or_never_will_be_is_a_conflict() {
     let (let_go, held) = channel();
     let daemon = Running::start(settings(folder.path(), vec![]), Fails(held));
     let to = address(&daemon);
-    let job = only_job(&post(to, "/v1/cases", &png(1)));
+    let job = only_job(&post(to, "/v1/cases", &picture(1)));
     let early = get(to, &format!("{job}/mask"));
     assert_eq!((early.status, early.json()["code"].as_str()), (409, Some("not_ready")));
     assert!(early.header("retry-after").is_some());
@@ -235,13 +221,13 @@ fn where_tokens_are_set_only_who_shows_one_is_let_in() {
     let daemon = Running::start(settings, InKind);
     let to = address(&daemon);
     for header in ["X: y", "Authorization: Bearer wrong", "Authorization: Basic open sesame"] {
-        let refused = request(to, "POST", "/v1/cases", &[header], &png(1));
+        let refused = request(to, "POST", "/v1/cases", &[header], &picture(1));
         assert_eq!(refused.status, 401, "{header}");
         assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
     }
     assert_eq!(get(to, "/openapi.json").status, 200);
     let shown = ["Authorization: Bearer open sesame"];
-    assert_eq!(request(to, "POST", "/v1/cases", &shown, &png(1)).status, 202);
+    assert_eq!(request(to, "POST", "/v1/cases", &shown, &picture(1)).status, 202);
     daemon.stop();
 }
 

@@ -25,6 +25,8 @@ mod fleet_rollout;
 mod fleet_store;
 mod fuzz;
 mod http;
+mod http_rules;
+mod http_slow;
 mod ingest;
 mod main_job;
 mod mutations;

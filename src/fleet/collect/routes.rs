@@ -2,8 +2,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
-use axum::http::{Response, StatusCode, Uri, header};
+use axum::extract::{Request, State};
+use axum::http::{Response, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::desk::{Desk, Refusal};
 use super::store::StoreError;
 use crate::fleet::rollout::Report;
-use crate::http::{Peer, Problem, Tokens, blocking, is_loopback, json, self_contained, too_large};
+use crate::http::{
+    Manners, Peer, Problem, Segments, Tokens, blocking, json, self_contained, too_large,
+};
 
 /// Of a request's body.
 const MAX_BODY_BYTES: usize = 64 << 10;
@@ -52,22 +54,24 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/rollouts/{counter}/resume", post(resume))
         .route("/v1/devices/{id}", delete(forget))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), let_in));
-    Router::new()
+    let all = Router::new()
         .route("/v1/reports", post(report))
         .route("/", get(page))
         .merge(operators)
         .fallback(nothing_here)
-        .with_state(shared)
+        .method_not_allowed_fallback(another_method);
+    Manners::new(None, true).before(all.with_state(shared))
 }
 
 /// For whoever is on this machine: to look, and no more.
 pub(super) fn page_router(shared: Shared) -> Router {
-    Router::new()
+    let all = Router::new()
         .route("/", get(page))
         .route("/v1/fleet", get(fleet))
         .fallback(nothing_here)
-        .layer(middleware::from_fn(addressed_here))
-        .with_state(shared)
+        .method_not_allowed_fallback(another_method);
+    // A page from elsewhere in a browser on this machine must not read along under a name of its own.
+    Manners::new(None, false).before(all.with_state(shared))
 }
 
 async fn page() -> Response<Body> {
@@ -76,6 +80,11 @@ async fn page() -> Response<Body> {
 
 async fn nothing_here() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here")
+}
+
+async fn another_method() -> Problem {
+    let error = "this path does not take this method; Allow tells which it takes";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", error)
 }
 
 /// Lets in whoever shows an operator's certificate or token.
@@ -93,16 +102,6 @@ async fn let_in(State(shared): State<Shared>, mut request: Request, next: Next) 
     };
     request.extensions_mut().insert(Operator(name));
     next.run(request).await
-}
-
-/// A page from elsewhere in a browser on this machine must not read along under a name of its own.
-async fn addressed_here(request: Request, next: Next) -> Response<Body> {
-    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-    if host.is_some_and(is_loopback) {
-        return next.run(request).await;
-    }
-    Problem::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", "only localhost is answered here")
-        .into_response()
 }
 
 async fn report(
@@ -147,7 +146,7 @@ struct Words {
 async fn pause(
     State(shared): State<Shared>,
     Extension(Operator(name)): Extension<Operator>,
-    Path(counter): Path<u64>,
+    Segments(counter): Segments<u64>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
     let Words { words } = read(&shared, request).await?;
@@ -161,7 +160,7 @@ async fn pause(
 async fn resume(
     State(shared): State<Shared>,
     Extension(Operator(name)): Extension<Operator>,
-    Path(counter): Path<u64>,
+    Segments(counter): Segments<u64>,
 ) -> Result<Response<Body>, Problem> {
     let done = blocking(move || shared.desk().resume(counter, &name)).await?;
     if done { Ok(answered(&serde_json::json!({ "paused": false }))) } else { Err(no_release()) }
@@ -170,7 +169,7 @@ async fn resume(
 async fn forget(
     State(shared): State<Shared>,
     Extension(Operator(name)): Extension<Operator>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
 ) -> Result<Response<Body>, Problem> {
     let done = blocking(move || shared.desk().forget(&id, &name)).await?;
     let unknown =

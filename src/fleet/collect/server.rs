@@ -16,6 +16,9 @@ use crate::tls;
 /// Silence is looked for so often.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// Least rate at which a client takes its answer.
+const MIN_BYTES_PER_SECOND: u32 = 4 << 10;
+
 /// A collector, bound to its addresses.
 pub struct Server {
     listener: TcpListener,
@@ -41,8 +44,12 @@ impl Server {
             tokens: config.tokens.as_deref().map(Tokens::read).transpose()?,
             timeout: config.timeout,
         };
-        let limits =
-            Limits { max_connections: config.max_connections, head_timeout: config.timeout };
+        let limits = Limits {
+            max_connections: config.max_connections,
+            head_timeout: config.timeout,
+            body_timeout: config.timeout,
+            min_bytes_per_second: MIN_BYTES_PER_SECOND,
+        };
         let page = match &config.page {
             Some(page) => Some(listen(page).await?),
             None => None,

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
-use cdal::tls;
+use cdal::{codec, domain, tls};
+use ndarray::Array2;
 use serde_json::Value;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConnection, StreamOwned};
@@ -125,4 +126,18 @@ pub fn post_files(to: SocketAddr, kind: &str, files: &[impl AsRef<Path>]) -> Ans
     body.extend(b"--edge--\r\n");
     let content_type = format!("Content-Type: multipart/{kind}; boundary=\"edge\"");
     request(to, "POST", "/v1/cases", &[&content_type], &body)
+}
+
+/// A small picture as a PNG file; another one for each seed.
+pub fn picture(seed: u8) -> Vec<u8> {
+    let mask = Array2::from_shape_fn((9, 7), |(row, column)| seed ^ (row * 7 + column) as u8);
+    let code = domain::Code { value: "1".into(), scheme: "99X".into(), meaning: "x".into() };
+    let label = |value| domain::Label {
+        value,
+        name: "x".into(),
+        colour: [255, 0, 0],
+        category: code.clone(),
+        kind: code.clone(),
+    };
+    codec::mask_png::encode(mask.view(), &[label(1), label(2)]).unwrap()
 }
