@@ -329,6 +329,24 @@ fn an_operator_pauses_and_resumes_and_a_kill_forgets_nothing() {
 }
 
 #[test]
+fn a_page_of_another_site_steers_no_rollout() {
+    let site = Site::open(&["device-1", "operator.example"], "min_interval = \"0ms\"");
+    site.say(&site.report("device-1", Phase::WaitingWave));
+    // The browser shows the operator's certificate whoever sends the request.
+    let pause = |headers: &[&str]| {
+        let (tls, words) = (site.tls("operator.example"), b"{\"words\":\"x\"}");
+        let path = "/v1/rollouts/4/pause";
+        request_tls(site.address, &tls, "POST", path, headers, words).unwrap().status
+    };
+    for header in ["Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site"] {
+        assert_eq!(pause(&[header]), 403, "{header}");
+    }
+    assert_eq!(site.fleet()["releases"][0]["paused"], false);
+    assert_eq!(pause(&["Origin: https://localhost", "Sec-Fetch-Site: same-origin"]), 200);
+    assert_eq!(site.fleet()["releases"][0]["paused"], true);
+}
+
+#[test]
 fn a_release_that_is_published_later_is_found_and_an_unknown_one_waits() {
     let site = Site::open(&["device-1"], "min_interval = \"0ms\"\nafter_canary = \"wait\"");
     let manifest = serde_json::to_vec(&release(5)).unwrap();
