@@ -74,7 +74,7 @@ impl Damaged {
 }
 
 enum Unpacking {
-    Gzip(MultiGzDecoder<Vec<u8>>),
+    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
     /// The zlib format (RFC 1950), as RFC 9110 section 8.4.1.2 has it; some clients leave its two bytes out.
     Deflate {
         state: Option<Decompress>,
@@ -91,7 +91,7 @@ impl Unpacking {
                 let coding = coding.to_ascii_lowercase();
                 let unpacking = match coding.as_str() {
                     "" | "identity" => continue,
-                    "gzip" | "x-gzip" => Self::Gzip(MultiGzDecoder::new(Vec::new())),
+                    "gzip" | "x-gzip" => Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
                     "deflate" => Self::Deflate { state: None, is_whole: false },
                     _ => return Err(coding),
                 };

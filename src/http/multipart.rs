@@ -91,18 +91,14 @@ impl Splitter {
     }
 
     fn preamble(&mut self) -> Option<Event> {
-        match self.delimiter.find(&self.buffer) {
-            Some(start) => {
-                let _ = self.buffer.split_to(start + self.delimiter.needle().len());
-                self.at = At::Boundary;
-                None
-            }
-            None => {
-                let useless = self.buffer.len().saturating_sub(self.doubtful());
-                let _ = self.buffer.split_to(useless);
-                Some(Event::More)
-            }
+        if let Some(start) = self.delimiter.find(&self.buffer) {
+            let _ = self.buffer.split_to(start + self.delimiter.needle().len());
+            self.at = At::Boundary;
+            return None;
         }
+        let useless = self.buffer.len().saturating_sub(self.doubtful());
+        let _ = self.buffer.split_to(useless);
+        Some(Event::More)
     }
 
     fn boundary(&mut self) -> Result<Option<Event>, Malformed> {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use super::problem::Problem;
 
@@ -60,9 +60,8 @@ impl Names {
         // https://www.w3.org/TR/fetch-metadata/: `none` is a person's own doing, such as a bookmark. A page on another port
         // of the same host is `same-site`, and not one of this server's.
         let fetched = headers.get_all("sec-fetch-site").iter();
-        let is_own_fetch = fetched
-            .map(|site| site.as_bytes())
-            .all(|site| matches!(site, b"same-origin" | b"none"));
+        let is_own_fetch =
+            fetched.map(HeaderValue::as_bytes).all(|site| matches!(site, b"same-origin" | b"none"));
         let mut origins = headers.get_all(header::ORIGIN).iter();
         if is_own_fetch && origins.all(|origin| self.is_own(origin.to_str().ok(), request)) {
             return Ok(());

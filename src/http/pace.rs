@@ -209,7 +209,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });
-        paced.write_all(&[0; 100_000]).await.unwrap();
+        paced.write_all(&vec![0; 100_000]).await.unwrap();
         drop(paced);
         assert_eq!(reading.await.unwrap(), 100_000);
     }
