@@ -30,7 +30,13 @@ struct Threshold;
 impl Worker for Threshold {
     fn process(&mut self, _: &Claim) -> Result<Vec<Product>, JobError> {
         let name = "case.mask.png".to_owned();
-        Ok(vec![Product { name, dicom: None, bytes: b"mask".to_vec(), summary: String::new() }])
+        Ok(vec![Product {
+            name,
+            dicom: None,
+            bytes: b"mask".to_vec(),
+            summary: String::new(),
+            warning: String::new(),
+        }])
     }
 
     fn model(&self) -> Option<Arc<dyn Model>> {

@@ -26,7 +26,13 @@ struct Lavish;
 impl Worker for Lavish {
     fn process(&mut self, _: &Claim) -> Result<Vec<Product>, JobError> {
         let name = "large.mask.png".to_owned();
-        Ok(vec![Product { name, dicom: None, bytes: vec![7; LARGE], summary: String::new() }])
+        Ok(vec![Product {
+            name,
+            dicom: None,
+            bytes: vec![7; LARGE],
+            summary: String::new(),
+            warning: String::new(),
+        }])
     }
 }
 
