@@ -108,6 +108,17 @@ enum ProviderArg {
 }
 
 impl EngineArgs {
+    /// What a command has without any of these options.
+    fn of_this_machine() -> Self {
+        Self {
+            runtime: None,
+            provider: ProviderArg::Cpu,
+            threads: None,
+            allow_cpu_nodes: false,
+            precision: PrecisionArg::Auto,
+        }
+    }
+
     fn options(&self) -> Options {
         let provider = match self.provider {
             ProviderArg::Cpu => Provider::Cpu,

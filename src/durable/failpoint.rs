@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Between the durable steps of an object, a job and a delivery, in the order in which they are passed.
-pub const STEPS: [&str; 31] = [
+pub const STEPS: [&str; 32] = [
     "ingest.written",      // the last byte is in a temporary file
     "ingest.synced",       // and on the disk
     "store.renamed",       // the payload has its name and no row
@@ -40,6 +40,7 @@ pub const STEPS: [&str; 31] = [
     "shared.claimed",      // a job is this device's, and none of its payloads is here
     "shared.finished",     // its end and its results are on the server, and not committed
     "shared.settled",      // a destination has a result; that is on the server, and not committed
+    "trust.kept",          // verified metadata is kept, and what may not be older than it is not
     "fleet.fetched",       // a piece of a release is in a `.part`
     "fleet.synced",        // a whole blob is on the disk under the name of a part
     "fleet.renamed",       // it has its name, and the directory is not synced

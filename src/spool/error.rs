@@ -77,6 +77,18 @@ impl SpoolError {
         matches!(self, Self::Shared { is_outage: true, .. })
     }
 
+    /// Whether the shared queue's server answered so, or would not answer; otherwise it says nothing of the server.
+    pub(super) fn is_of_the_server(&self) -> bool {
+        matches!(
+            self,
+            Self::Shared { .. }
+                | Self::Damaged { .. }
+                | Self::Overtaken { .. }
+                | Self::State { .. }
+                | Self::Unknown { .. }
+        )
+    }
+
     /// Whether what it is about is somebody else's by now, so that trying again is no use.
     #[must_use]
     pub fn is_overtaken(&self) -> bool {
@@ -89,8 +101,9 @@ impl From<sqlx::Error> for SpoolError {
         use sqlx::Error::{
             BeginFailed, Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed,
         };
-        // Errors of the connection, of access, of resources, and of a server that stops (appendix A of its manual).
-        const OUTAGES: [&str; 5] = ["08", "28", "53", "57", "25006"];
+        // Errors of the connection, of access, of a database that is not there, of resources, and of a server that stops
+        // (appendix A of its manual).
+        const OUTAGES: [&str; 6] = ["08", "28", "3D", "53", "57", "25006"];
         match error {
             Database(error) => {
                 let code = error.code().unwrap_or_default();

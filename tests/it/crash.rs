@@ -230,6 +230,8 @@ pub(crate) const COMMITMENT: &str = "commitment. custody.";
 pub(crate) const SHARED: &str = "shared.";
 /// Tried in `fleet_agent`.
 pub(crate) const FLEET: &str = "fleet.";
+/// Tried in `fleet_trust`.
+pub(crate) const TRUST: &str = "trust.";
 
 pub(crate) fn steps_of(rooms: &str) -> Vec<&'static str> {
     let mine = |step: &&str| rooms.split(' ').any(|room| step.starts_with(room));
@@ -238,7 +240,7 @@ pub(crate) fn steps_of(rooms: &str) -> Vec<&'static str> {
 
 #[test]
 fn every_step_is_tried() {
-    let rooms = [INGEST, JOB, DELIVERY, COMMITMENT, SHARED, FLEET];
+    let rooms = [INGEST, JOB, DELIVERY, COMMITMENT, SHARED, FLEET, TRUST];
     let tried: usize = rooms.map(|rooms| steps_of(rooms).len()).iter().sum();
     assert_eq!(tried, failpoint::STEPS.len());
 }

@@ -39,17 +39,21 @@ impl Supply for Folder {
     fn check(&mut self, _floors: Option<&str>) -> Result<Checked, Trouble> {
         let floors = "{}".to_owned();
         let Ok(name) = fs::read_to_string(self.0.join("newest")) else {
-            return Ok(Checked { newest: None, floors });
+            return Ok(Checked { newest: None, older: vec![], floors });
         };
         match name.as_str() {
             "time" => return Err(Trouble::TimeUntrusted("the clock went back".to_owned())),
             "expired" => return Err(Trouble::Refused("timestamp.json has expired".to_owned())),
             _ => {}
         }
-        let path = self.0.join(name);
-        let digest = sha256_of_file(&path).unwrap();
-        let release = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        Ok(Checked { newest: Some((release, digest)), floors })
+        let read = |name: &str| {
+            let path = self.0.join(name);
+            let digest = sha256_of_file(&path).unwrap();
+            (serde_json::from_slice(&fs::read(path).unwrap()).unwrap(), digest)
+        };
+        let older = fs::read_to_string(self.0.join("older")).unwrap_or_default();
+        let older = older.split_whitespace().map(read).collect();
+        Ok(Checked { newest: Some(read(&name)), older, floors })
     }
 
     fn open(&mut self, blob: &Blob, offset: u64) -> Result<Box<dyn Read>, String> {
@@ -365,6 +369,27 @@ fn what_is_signed_and_bad_is_left_by_itself() {
         assert_eq!(site.serves().as_deref(), Some(&*shipped()));
     }
     assert!(!site.check_audit().contains(&"release_on_trial".to_owned()));
+}
+
+#[test]
+fn a_new_device_behind_a_bad_newest_release_takes_the_last_good_one() {
+    let site = Site::new();
+    let spoilt = |parts: &mut BTreeMap<String, Vec<u8>>| {
+        spoil(parts, "condition.onnx", |bytes| bytes.truncate(bytes.len() / 2));
+    };
+    site.publish(&site.release(1, |_| ()));
+    site.publish(&site.release(2, |_| ()));
+    site.publish(&site.release(3, spoilt));
+    site.publish(&site.release(4, spoilt));
+    fs::write(site.path("repository/older"), "3.json 2.json 1.json").unwrap();
+    let daemon = site.start(None);
+    daemon.dicom();
+    site.wait_for("the last good release", |_| site.counter() == Some(2));
+    site.comes_to_serve("2.0.2");
+    let audit = site.check_audit();
+    let given_up = audit.iter().filter(|event| *event == "release_given_up").count();
+    assert_eq!(given_up, 2, "each bad one is tried once");
+    drop(daemon);
 }
 
 #[test]

@@ -380,6 +380,22 @@ fn trail(file: &Path, lines: u64, edited: u64) {
 }
 
 #[test]
+fn a_device_whose_reports_come_too_soon_slows_down_and_keeps_what_it_was_told() {
+    let site = Site::open(&["device-1"], "min_interval = \"1h\"");
+    let runtime = Runtime::new().unwrap();
+    let mut reporter = Reporter::new(site.client("device-1"), WithoutCollector::Hold, None);
+    let report = site.report("device-1", Phase::Idle);
+    let mut gaps = Vec::new();
+    for is_refused in [false, true, true] {
+        assert_eq!(runtime.block_on(reporter.report(report.clone())), Standing::Go);
+        assert_eq!(reporter.is_refused(), is_refused);
+        gaps.push(reporter.gap());
+    }
+    assert!(gaps[0] > Duration::from_secs(1), "collectors ask for that by default");
+    assert_eq!((gaps[1], gaps[2]), (2 * gaps[0], 4 * gaps[0]));
+}
+
+#[test]
 fn a_trail_that_was_edited_or_cut_raises_an_alarm() {
     let mut site = Site::open(&["device-1"], "min_interval = \"0ms\"");
     let runtime = Runtime::new().unwrap();

@@ -161,7 +161,7 @@ struct Seen {
 impl Seen {
     /// Counter of the newest release, or why nothing is believed.
     fn look(&mut self) -> Result<u64, TrustError> {
-        let Checked { newest, floors } = self.trust.check(&self.floors)?;
+        let Checked { newest, floors, .. } = self.trust.check(&self.floors)?;
         self.floors = floors;
         Ok(newest.map_or(0, |(release, _)| release.counter))
     }
@@ -431,7 +431,10 @@ fn a_key_that_was_taken_back_stays_taken_back() {
 }
 
 /// An HTTP server that hands out a folder, but answers what `twist` says where it says something.
-fn server(folder: PathBuf, twist: impl Fn(&str) -> Option<Vec<u8>> + Send + 'static) -> String {
+pub(crate) fn server(
+    folder: PathBuf,
+    twist: impl Fn(&str) -> Option<Vec<u8>> + Send + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -615,6 +618,63 @@ fn a_bad_release_is_refused_by_the_publisher_in_one_line_each_and_nothing_change
     assert_eq!(blobs(&site.repository()), first + 2, "a manifest and the settings");
 }
 
+#[test]
+fn check_names_every_fault_of_a_release_at_once() {
+    let site = Site::of(1, Validity::default());
+    site.publish(1);
+    let folder = site.path("release");
+    fs::create_dir(&folder).unwrap();
+    for name in ["sound", "spoilt", "foreign"] {
+        copy(&root().join("onnx/phantom"), &folder.join(name));
+    }
+    flip(&folder.join("spoilt/denoiser.onnx"), 1000);
+    // Digests that agree, and another golden result.
+    let golden = folder.join("foreign/golden.safetensors");
+    let mut bytes = fs::read(&golden).unwrap();
+    let before = cdal::durable::sha256_of_file(&golden).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..].fill(0x3f);
+    fs::write(&golden, &bytes).unwrap();
+    let after = cdal::durable::sha256_of_file(&golden).unwrap();
+    let manifest = folder.join("foreign/bundle.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace(&before, &after)).unwrap();
+    let write = |name: &str, cdal: &str, bundles: &str| {
+        let text = format!(
+            "name = \"{name}\"\ncdal = \"{cdal}\"\nhardware = [\"cpu\"]\ngroups = [\"ward\"]\n\
+             [bundles]\n{bundles}\n\
+             [rollout]\nwaves = [{{ up_to = 1.0, after = \"0s\", duration = \"0s\" }}]\n"
+        );
+        fs::write(folder.join("release.toml"), text).unwrap();
+    };
+    let check = |keys: &Path| {
+        let file = folder.join("release.toml").display().to_string();
+        let paths = [("--repository", &*site.repository()), ("--key", keys)];
+        let output = cdal(&["fleet", "publish", &file, "--check"], &paths);
+        (output.status.code(), said(&output))
+    };
+    let listed = listing(&site.repository());
+    let bundles = "sound = \"sound\"\nspoilt = \"spoilt\"\nforeign = \"foreign\"\naway = \"away\"";
+    write("r1", ">=9", bundles);
+    let (code, text) = check(&site.path("nowhere"));
+    assert_eq!(code, Some(78), "{text}");
+    for words in [
+        "bundles.spoilt ",
+        "bundles.foreign ",
+        "bundles.away ",
+        "cdal asks for >=9",
+        "\"r1\" is the name of release 1 already",
+        "nowhere: No such file",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(!text.contains("bundles.sound"), "{text}");
+    write("r2", "*", "sound = \"sound\"");
+    let (code, text) = check(&site.path("keys"));
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(listing(&site.repository()), listed, "nothing is published");
+}
+
 /// Every file with its size.
 fn listing(folder: &Path) -> Vec<String> {
     let mut find = Command::new("find");
@@ -762,6 +822,7 @@ fn the_operators_guide_runs_as_written() {
     let said = fs::read_to_string(&err).unwrap();
     let log = fs::read_to_string(folder.path().join("daemon.log")).unwrap_or_default();
     assert!(status.success(), "{status}: {said}\n{}\n{log}", fs::read_to_string(&out).unwrap());
+    assert!(!log.contains("429") && !log.contains("not reported"), "{log}");
     for words in [
         "release 1 (2026-12-five-votes) is in force",
         "release 1: paused",

@@ -197,7 +197,7 @@ impl Device {
             target: self.machine.candidate().map(|candidate| candidate.named.clone()),
             phase: self.machine.phase(),
             waits_for: self.machine.waits_for(now),
-            failed: self.machine.failure().cloned(),
+            failed: self.machine.failure(),
             counters: BTreeMap::new(),
             audit: Proof::default(),
         }

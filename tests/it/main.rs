@@ -23,6 +23,7 @@ mod fleet_collect;
 mod fleet_repository;
 mod fleet_rollout;
 mod fleet_store;
+mod fleet_trust;
 mod fuzz;
 mod http;
 mod http_rules;

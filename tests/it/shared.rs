@@ -13,6 +13,7 @@ use cdal::spool::shared::{self, Durability, Handover, Means, Object, Shared};
 use cdal::spool::{self, Desk, JobState, Queue};
 
 use crate::crash::{self, Order};
+use crate::support::certificates::{certificates, named_certificate};
 use crate::support::chaos::{Station, send_until_taken};
 use crate::support::dicom::{dataset, files, series};
 use crate::support::http::{get, post_files};
@@ -316,6 +317,104 @@ fn a_device_that_cannot_reach_the_server_serves_and_says_so() {
     assert_eq!(listed["destinations"][1]["sent"], 2, "{listed}");
     assert_eq!(listed["jobs"].as_array().unwrap().len(), 2, "{listed}");
     assert_eq!(list("").status.code(), Some(78));
+    stop(daemon);
+}
+
+/// A device with nothing to do, as the server sees it: no lease, no claim, a sign of life now and then.
+fn idle(site: &Site, url: &str, password: Option<PathBuf>) -> Arc<Shared> {
+    let config = shared::Config {
+        password,
+        heartbeat: Duration::from_millis(50),
+        timeout: Duration::from_secs(2),
+        ..shared::Config::new(url, "idle")
+    };
+    let spool = spool::Config::new(site.folder.path().join("idle"));
+    Arc::new(Shared::open(config, spool, Means::default()).unwrap())
+}
+
+#[test]
+fn a_device_that_holds_nothing_learns_by_its_sign_of_life_that_the_server_is_gone() {
+    let mut site = Site::new(Durability::Local);
+    let device = idle(&site, &site.cluster.url, None);
+    device.renew().unwrap();
+    assert!(device.is_reached());
+    site.cluster.kill();
+    for beat in 0..3 {
+        assert!(device.renew().unwrap_err().is_outage(), "beat {beat}");
+        assert!(!device.is_reached(), "beat {beat}");
+    }
+    site.cluster.start();
+    device.renew().unwrap();
+    assert!(device.is_reached());
+}
+
+#[test]
+fn a_device_with_a_wrong_password_never_says_that_the_server_is_reached() {
+    let mut site = Site::new(Durability::Local);
+    let folder = site.folder.path().to_owned();
+    certificates(&folder);
+    named_certificate(&folder, "localhost");
+    site.cluster.secure(&folder, PASSWORD);
+    let password = |name: &str, secret: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, secret).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        Some(path)
+    };
+    let port = site.cluster.port;
+    let ca = folder.join("ca.pem").display().to_string();
+    let url =
+        format!("postgres://cdal@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={ca}");
+    let guesser = idle(&site, &url, password("guessed", "guessed"));
+    for beat in 0..3 {
+        let error = guesser.renew().unwrap_err();
+        assert!(error.is_outage() && error.to_string().contains("28P01"), "{beat}: {error}");
+        assert!(!guesser.is_reached(), "beat {beat}");
+    }
+    let knower = idle(&site, &url, password("right", PASSWORD));
+    knower.renew().unwrap();
+    assert!(knower.is_reached());
+}
+
+#[test]
+fn a_database_that_is_not_there_is_not_reached() {
+    let site = Site::new(Durability::Local);
+    let device = idle(&site, &site.cluster.url.replace("/postgres?", "/nowhere?"), None);
+    let error = device.renew().unwrap_err();
+    assert!(error.is_outage() && error.to_string().contains("3D000"), "{error}");
+    assert!(!device.is_reached());
+}
+
+#[test]
+fn an_idle_daemon_tells_of_an_outage_and_of_its_end_once_each() {
+    let mut site = Site::new(Durability::Local);
+    site.orders[0].shared.as_mut().unwrap().timeout = Duration::from_secs(1);
+    let daemon = {
+        let log = File::create(site.log(0)).unwrap();
+        Process::start(crash::command(&site.orders[0], None).stderr(log))
+    };
+    let http: SocketAddr = daemon.json()["http"].as_str().unwrap().parse().unwrap();
+    let reached = |value: u8| {
+        let line = format!("cdal_shared_reached {value}");
+        wait_for(&line, || get(http, "/metrics").text().contains(&line).then_some(()));
+    };
+    let told = |words: &str| {
+        let log = std::fs::read_to_string(site.log(0)).unwrap();
+        log.matches(words).count()
+    };
+    reached(1);
+    site.cluster.kill();
+    reached(0);
+    // Whoever brings something now finds the server gone, and nothing has said otherwise meanwhile.
+    let sent = site.series("meanwhile", 1);
+    send_until_taken(site.address(0), &sent);
+    assert_eq!((told("is out of reach"), told("is back")), (1, 0));
+    reached(0);
+    site.cluster.start();
+    site.settle(&[0]);
+    reached(1);
+    assert_eq!((told("is out of reach"), told("is back")), (1, 1));
+    site.check(&sent);
     stop(daemon);
 }
 

@@ -2,6 +2,7 @@ mod collect;
 mod keys;
 mod publish;
 mod status;
+mod tuf;
 mod verify;
 mod watch;
 
@@ -31,6 +32,8 @@ enum Action {
     Show(keys::ShowArgs),
     /// Judge a repository as a new device would
     Verify(verify::Args),
+    /// Fetch from any TUF repository without delegations, as the TUF conformance suite does
+    Tuf(tuf::Args),
     /// Copy the repository for sites without a network
     Pack(publish::PackArgs),
     /// How this device stands: what it runs, what it waits for
@@ -58,6 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitStatus> {
         Action::Refresh(args) => keys::refresh(&args),
         Action::Show(args) => keys::show(&args),
         Action::Verify(args) => verify::run(&args),
+        Action::Tuf(args) => tuf::run(&args),
         Action::Pack(args) => publish::pack(&args),
         Action::Status(args) => status::run(&args),
         Action::Collect(args) => collect::run(&args),

@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use semver::VersionReq;
 use serde::Deserialize;
 
+use super::super::EngineArgs;
 use super::super::examine::leaves_the_device_its_own;
 use super::super::serve::generation;
 use super::keys::{At, tell};
@@ -18,7 +19,7 @@ use crate::config::Settings;
 use crate::domain::{Fault, duration};
 use crate::durable::sha256_of_file;
 use crate::fleet::agent::Blueprint;
-use crate::fleet::repository::{Draft, Repository};
+use crate::fleet::repository::{Draft, Keyring, Repository, RepositoryError};
 use crate::fleet::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};
 use crate::spool::now_ms;
 
@@ -113,17 +114,26 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
     let folder = args.release.parent().unwrap_or(Path::new("."));
     let description = read(&args.release)?;
     let devices: Vec<_> = description.devices.iter().map(|file| folder.join(file)).collect();
-    let (draft, blueprint) = draft(description, folder)?;
-    let mut faults = draft.release.faults();
+    let (draft, blueprint, mut faults) = draft(description, folder);
+    let is_whole = faults.is_empty();
+    faults.extend(draft.release.faults());
     faults.retain(|fault| fault.key != "counter" || draft.release.counter != 0);
-    faults.extend(on_devices(&draft.release, &blueprint, &devices));
-    if !faults.is_empty() {
+    faults.extend(unmet_here(&draft.release));
+    // Without the files that a release names, devices would say the same again.
+    if is_whole {
+        faults.extend(on_devices(&draft.release, &blueprint, &devices));
+    }
+    if args.check {
+        faults.extend(golden(&blueprint));
+    }
+    let at = open(&args.at, &draft.release, &mut faults);
+    let Some((repository, keys)) = at.filter(|_| faults.is_empty()) else {
         let lines = faults
             .iter()
             .map(|fault| format!("{}: {} {}", args.release.display(), fault.key, fault.problem));
         let all = anyhow!(lines.collect::<Vec<_>>().join("\n"));
         return Err(all.context(Misconfigured("the release is not published")));
-    }
+    };
     if blueprint.configuration.is_some() && devices.is_empty() {
         say!("no `devices` are named, so the configuration was tried on none");
     }
@@ -133,10 +143,51 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
         say!("release {name}: no faults; {blobs} files, {bytes} bytes");
         return Ok(ExitStatus::Done);
     }
-    let (repository, keys) = args.at.open()?;
     let (counter, state) = repository.publish(draft, &keys, args.at.validity.validity())?;
     tell(&state, &format!("release {counter} ({name})"));
     Ok(ExitStatus::Done)
+}
+
+/// The repository and the keys, if there are no faults in them.
+fn open(at: &At, release: &Release, faults: &mut Vec<Fault>) -> Option<(Repository, Keyring)> {
+    let mut noted = |key: &str, error: RepositoryError| {
+        faults.push(Fault::new(key, error.to_string()));
+    };
+    let keys = Keyring::read(&at.keys).map_err(|error| noted("--key", error)).ok();
+    let repository =
+        Repository::open(&at.repository).map_err(|error| noted("--repository", error)).ok();
+    let repository = repository?;
+    match repository.obstacles(&release.name, release.counter) {
+        Ok(more) => faults.extend(more),
+        Err(error) => noted("--repository", error),
+    }
+    Some((repository, keys?))
+}
+
+/// A release is published with a program that could run it: what is tried here is tried as devices will.
+fn unmet_here(release: &Release) -> Option<Fault> {
+    let version =
+        semver::Version::parse(env!("CARGO_PKG_VERSION")).expect("Cargo's version is one");
+    let required = &release.cdal;
+    (!required.matches(&version)).then(|| {
+        let problem = format!(
+            "asks for {required}, and this program is {version}: no device of this version would take the release; \
+             correct it, or publish with a version that it asks for"
+        );
+        Fault::new("cdal", problem)
+    })
+}
+
+/// What `cdal bundle check` says of the bundles.
+fn golden(blueprint: &Blueprint) -> Vec<Fault> {
+    let check = |(name, folder): (&String, &PathBuf)| {
+        let checked = EngineArgs::of_this_machine()
+            .open(folder)
+            .and_then(|segmenter| Ok(segmenter.check_golden()?));
+        let problem = format!("{:#}", checked.err()?);
+        Some(Fault::new(format!("bundles.{name}"), problem))
+    };
+    blueprint.bundles.iter().filter_map(check).collect()
 }
 
 /// # Errors
@@ -167,9 +218,9 @@ fn read(path: &Path) -> anyhow::Result<Description> {
     read.map_err(|problem| anyhow!("{}: {}", path.display(), problem.trim_end()).context(wrong))
 }
 
-/// The release with where its content lies, and what a device would make of it.
-fn draft(description: Description, folder: &Path) -> anyhow::Result<(Draft, Blueprint)> {
-    let mut blobs = BTreeMap::new();
+/// The release with where its content lies, what a device would make of it, and what of it cannot be had.
+fn draft(description: Description, folder: &Path) -> (Draft, Blueprint, Vec<Fault>) {
+    let (mut blobs, mut faults) = (BTreeMap::new(), Vec::new());
     let mut blob = |path: PathBuf| -> anyhow::Result<Blob> {
         let sha256 = sha256_of_file(&path)?;
         let length = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
@@ -178,15 +229,24 @@ fn draft(description: Description, folder: &Path) -> anyhow::Result<(Draft, Blue
     };
     let Plan { start, canary, waves, failure_threshold, silence } = description.rollout;
     let Trial { healthy, jobs, failures, slowdown, boots } = description.probation;
-    let file = description.configuration.map(|file| folder.join(file));
-    let configuration = file.clone().map(&mut blob).transpose()?;
+    let mut blueprint = Blueprint::default();
+    let mut configuration = None;
+    if let Some(file) = description.configuration.map(|file| folder.join(file)) {
+        match blob(file.clone()) {
+            Ok(found) => (configuration, blueprint.configuration) = (Some(found), Some(file)),
+            Err(error) => faults.push(Fault::new("configuration", format!("{error:#}"))),
+        }
+    }
     let mut bundles = BTreeMap::new();
-    let mut folders = BTreeMap::new();
     for (name, bundle) in description.bundles {
         let bundle = folder.join(bundle);
-        let reference = reference(&bundle, &mut blob).with_context(|| format!("bundles.{name}"))?;
-        bundles.insert(name.clone(), reference);
-        folders.insert(name, bundle);
+        match reference(&bundle, &mut blob) {
+            Ok(found) => {
+                bundles.insert(name.clone(), found);
+                blueprint.bundles.insert(name, bundle);
+            }
+            Err(error) => faults.push(Fault::new(format!("bundles.{name}"), format!("{error:#}"))),
+        }
     }
     let start_ms = match start {
         Some(at) => at.as_millisecond(),
@@ -210,7 +270,7 @@ fn draft(description: Description, folder: &Path) -> anyhow::Result<(Draft, Blue
         },
         probation: Probation { healthy, jobs, failures, slowdown, boots },
     };
-    Ok((Draft { release, blobs }, Blueprint { configuration: file, bundles: folders }))
+    (Draft { release, blobs }, blueprint, faults)
 }
 
 /// A bundle whose digests agree, with every file of its folder: its card and licence go along.

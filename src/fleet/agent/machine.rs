@@ -10,6 +10,9 @@ use super::state::{
 use crate::fleet::Probation;
 use crate::fleet::rollout::{Failure, Named, Phase, utc};
 
+/// Consecutive time-outs after which the candidate, and not the machine, is at fault.
+const MAX_TIMEOUTS: u32 = 3;
+
 /// One device on its way from release to release. Pure: time comes in as a value, nothing is read or written, and what
 /// is to be done follows from the state alone, so that a device that lost its power goes on from what it kept.
 ///
@@ -20,7 +23,8 @@ use crate::fleet::rollout::{Failure, Named, Phase, utc};
 pub struct Machine {
     last_good: Content,
     stage: Stage,
-    /// The newest release that was taken up: no other of its counter and none below it is ever taken up again.
+    /// The newest release that was taken up: no other of its counter is ever taken up again, and one below it only where
+    /// it was given up.
     floor: Option<Named>,
     /// By digest.
     quarantine: BTreeMap<String, Quarantined>,
@@ -92,13 +96,15 @@ impl Machine {
         }
     }
 
-    /// The release that was given up last, until another is taken up.
+    /// The release that was given up last, until a newer one is taken up.
     #[must_use]
-    pub fn failure(&self) -> Option<&Failure> {
-        match &self.stage {
-            Stage::RolledBack { failure } => Some(failure),
-            _ => None,
+    pub fn failure(&self) -> Option<Failure> {
+        if let Stage::RolledBack { failure } = &self.stage {
+            return Some(failure.clone());
         }
+        let release = self.floor.clone()?;
+        let Quarantined { reason, .. } = self.quarantine.get(&release.digest)?;
+        Some(Failure { release, reason: reason.clone() })
     }
 
     /// What may be loaded: the last good content, or the candidate on trial. A process that starts applies
@@ -128,14 +134,35 @@ impl Machine {
         }
     }
 
-    /// Takes up a release that is signed and meant for this device. The same one again changes nothing.
+    /// Takes up the newest release that is signed and meant for this device. The same one again changes nothing.
     ///
     /// # Errors
     /// If it may not be taken up; then nothing changes.
     pub fn offer(&mut self, candidate: Candidate) -> Result<Option<Note>, Refusal> {
+        self.take_up(candidate, false)
+    }
+
+    /// Takes up an older release that is published still. Allowed only where the newest was given up here, and only above
+    /// what runs: a device that was never on the last good release can come to it.
+    ///
+    /// # Errors
+    /// If it may not be taken up; then nothing changes.
+    pub fn offer_instead(&mut self, candidate: Candidate) -> Result<Option<Note>, Refusal> {
+        let is_given_up = |floor: &Named| self.quarantine.contains_key(&floor.digest);
+        let runs = self.last_good.named().map_or(0, |named| named.counter);
+        let is_way_back =
+            self.floor.as_ref().is_some_and(is_given_up) && candidate.named.counter > runs;
+        self.take_up(candidate, is_way_back)
+    }
+
+    fn take_up(
+        &mut self,
+        candidate: Candidate,
+        is_way_back: bool,
+    ) -> Result<Option<Note>, Refusal> {
         let Named { counter, digest } = &candidate.named;
         if let Some(floor) = &self.floor {
-            if *counter < floor.counter {
+            if *counter < floor.counter && !is_way_back {
                 return Err(Refusal::BelowFloor { offered: *counter, floor: floor.counter });
             }
             if *counter == floor.counter && *digest != floor.digest {
@@ -154,7 +181,9 @@ impl Machine {
             return Err(Refusal::OnTrial { on_trial: trial.candidate.named.counter });
         }
         let release = candidate.named.clone();
-        self.floor = Some(release.clone());
+        if self.floor.as_ref().is_none_or(|floor| floor.counter < release.counter) {
+            self.floor = Some(release.clone());
+        }
         self.stage = Stage::Verified(candidate);
         Ok(Some(Note::Accepted { release }))
     }
@@ -207,6 +236,13 @@ impl Machine {
             (Stage::Downloading { setback, .. }, Event::DownloadFailed { reason })
             | (Stage::Staged { setback, .. }, Event::Validation(Verdict::Transient(reason))) => {
                 *setback = setback.after(reason, now_ms);
+            }
+            (Stage::Staged { setback, .. }, Event::Validation(Verdict::TimedOut(reason))) => {
+                let timeouts = setback.timeouts + 1;
+                if timeouts >= MAX_TIMEOUTS {
+                    return self.give_up(format!("{reason}, {timeouts} times in a row"), now_ms);
+                }
+                *setback = Setback { timeouts, ..setback.after(reason, now_ms) };
             }
             (Stage::Staged { .. }, Event::Validation(Verdict::Deterministic(reason))) => {
                 return self.give_up(reason, now_ms);

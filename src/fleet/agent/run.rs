@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{
-    Checked, Config, Content, Duty, Event, Examined, Examiner, FetchError, Load, Note, Shelf,
-    Standing, Status, Store, StoreError, Supply, Timing, Trouble, Verdict, shelf,
+    Checked, Config, Content, Duty, Event, Examined, Examiner, FetchError, Load, Note, Refusal,
+    Shelf, Standing, Status, Store, StoreError, Supply, Timing, Trouble, Verdict, shelf,
 };
 use crate::durable::failpoint;
 use crate::fleet::collect::{self, Collector, Reporter};
@@ -15,9 +15,6 @@ use crate::fleet::{Release, SCHEMA};
 
 /// How often the agent looks up.
 const TICK: Duration = Duration::from_millis(250);
-
-/// So often in a row a candidate may be out of time before the fault is its own.
-const PATIENCE: u32 = 3;
 
 /// Golden runs on trial are measured so often; the best counts.
 const RUNS: usize = 3;
@@ -212,10 +209,9 @@ impl Shared {
             target: machine.candidate().map(|candidate| candidate.named.clone()),
             phase: machine.phase(),
             waits_for: machine.waits_for(now_ms()).map(cut),
-            failed: machine.failure().map(|failure| Failure {
-                release: failure.release.clone(),
-                reason: cut(failure.reason.clone()),
-            }),
+            failed: machine
+                .failure()
+                .map(|failure| Failure { reason: cut(failure.reason), release: failure.release }),
             counters: BTreeMap::new(),
             audit: Proof::default(),
         }
@@ -227,6 +223,31 @@ impl Shared {
             directory: store.directory().to_owned(),
             problem: format!("the manifest of release {} is gone", named.counter),
         })
+    }
+
+    /// Offers a release to the machine. Why it is not taken up, if it is not.
+    fn offer(
+        &self,
+        store: &mut Store,
+        (release, digest): (&Release, &str),
+        floors: &str,
+        offer: Offer,
+    ) -> Result<Option<String>, StoreError> {
+        if let Some(problem) = self.passed_over(release, digest) {
+            return Ok(Some(problem));
+        }
+        match offer(store, release, digest, floors, now_ms())? {
+            Ok(Some(note)) => {
+                tell(Some(&note));
+                // What the collector said was about another release.
+                if self.config.collector.is_some() {
+                    apply(store, Event::Hold(Some(NOT_ASKED.to_owned())))?;
+                }
+                Ok(None)
+            }
+            Ok(None) => Ok(None),
+            Err(refusal) => Ok(Some(refusal.to_string())),
+        }
     }
 
     /// Why a release is nothing for this device; nothing changes then.
@@ -254,6 +275,10 @@ impl Shared {
         Some(format!("release {counter} {problem}"))
     }
 }
+
+/// [`Store::offer`] or [`Store::offer_instead`].
+type Offer =
+    fn(&mut Store, &Release, &str, &str, u64) -> Result<Result<Option<Note>, Refusal>, StoreError>;
 
 /// The agent's thread.
 struct Driver<S> {
@@ -361,27 +386,13 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
             Err(Trouble::Unreachable(reason)) => (Standing::Unreachable(reason), None),
         };
         let mut passed_over = None;
-        if let Some(Checked { newest, floors }) = checked {
-            let mut store = self.shared.store();
-            store.set_fact("floors", Some(&floors))?;
-            if let Some((release, digest)) = newest {
-                passed_over = self.shared.passed_over(&release, &digest);
-                if passed_over.is_none() {
-                    match store.offer(&release, &digest, &floors, now_ms())? {
-                        Ok(Some(note)) => {
-                            tell(Some(&note));
-                            // What the collector said was about another release.
-                            if self.shared.config.collector.is_some() {
-                                let hold = Event::Hold(Some(NOT_ASKED.to_owned()));
-                                apply(&mut store, hold)?;
-                            }
-                        }
-                        Ok(None) => {}
-                        Err(refusal) => passed_over = Some(refusal.to_string()),
-                    }
+        match checked {
+            Some(checked) => passed_over = self.take_up(checked)?,
+            None => {
+                if let Some(floors) = self.supply.floors() {
+                    self.shared.store().set_fact("floors", Some(&floors))?;
                 }
             }
-            store.set_fact("passed_over", passed_over.as_deref())?;
         }
         let trouble = match &standing {
             Standing::TimeUntrusted(reason)
@@ -397,6 +408,38 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
             self.told = trouble;
         }
         Ok(())
+    }
+
+    /// Takes up the newest release; where that was given up here, the newest of the others that was not and is above
+    /// what runs. Why the newest is not taken, if it is not.
+    fn take_up(&mut self, checked: Checked) -> Result<Option<String>, StoreError> {
+        let Checked { newest, older, floors } = checked;
+        let mut store = self.shared.store();
+        store.set_fact("floors", Some(&floors))?;
+        let mut passed_over = None;
+        if let Some((release, digest)) = newest {
+            let is_given_up =
+                |store: &Store, digest: &str| store.machine().quarantine().contains_key(digest);
+            passed_over =
+                self.shared.offer(&mut store, (&release, &digest), &floors, Store::offer)?;
+            if is_given_up(&store, &digest) {
+                let floor = store.machine().last_good().named().map_or(0, |named| named.counter);
+                let way_back = older.iter().find(|(release, digest)| {
+                    release.counter > floor && !is_given_up(&store, digest)
+                });
+                if let Some((release, digest)) = way_back {
+                    let problem = self.shared.offer(
+                        &mut store,
+                        (release, digest),
+                        &floors,
+                        Store::offer_instead,
+                    )?;
+                    passed_over = problem.or(passed_over);
+                }
+            }
+        }
+        store.set_fact("passed_over", passed_over.as_deref())?;
+        Ok(passed_over)
     }
 
     fn download(&mut self, named: &Named) -> Result<(), StoreError> {
@@ -417,18 +460,12 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
     fn validate(&mut self, named: &Named) -> Result<(), StoreError> {
         let is_stopped = || self.shared.is_stopped();
         let examine = |blueprint: &Blueprint| self.shared.examiner.examine(blueprint, &is_stopped);
-        let times = match self.shared.store().machine().stage() {
-            super::Stage::Staged { setback, .. } => setback.times,
-            _ => 0,
-        };
         let candidate = self.shared.blueprint(&self.shared.manifest(named)?);
         let verdict = match examine(&candidate) {
             Examined::Stopped => return Ok(()),
             Examined::Fault(reason) => Verdict::Deterministic(reason),
-            Examined::TimedOut(reason) if times + 1 >= PATIENCE => {
-                Verdict::Deterministic(format!("{reason}, {PATIENCE} times in a row"))
-            }
-            Examined::Transient(reason) | Examined::TimedOut(reason) => Verdict::Transient(reason),
+            Examined::TimedOut(reason) => Verdict::TimedOut(reason),
+            Examined::Transient(reason) => Verdict::Transient(reason),
             Examined::Sound { golden_ms: candidate_ms } => {
                 let last_good = Load::Run(self.shared.store().machine().last_good().clone());
                 // The one that runs now, measured the same way; if it cannot run, it is no measure.
@@ -440,7 +477,7 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
                 Verdict::Sound(Timing { candidate_ms, last_good_ms })
             }
         };
-        if let Verdict::Transient(reason) = &verdict {
+        if let Verdict::Transient(reason) | Verdict::TimedOut(reason) = &verdict {
             tracing::warn!(reason, "the release could not be examined; will try again");
         }
         self.shared.happened(Event::Validation(verdict))
@@ -484,14 +521,16 @@ impl<S: FnMut(&Load, &Blueprint) -> Swap> Driver<S> {
     }
 }
 
-/// Tells the collector how this device is, now and then and whenever that changes, and hears whether it may go on.
+/// Tells the collector how this device is, now and then and when that changes, no faster than it takes reports, and hears whether it may go on.
 async fn report(shared: &Shared, mut reporter: Reporter) {
     let mut told: Option<(Report, Instant)> = None;
     while !shared.is_stopped() {
         let report = shared.report();
         let is_due = told.as_ref().is_none_or(|(before, at)| {
             let is_same = before.phase == report.phase && before.target == report.target;
-            !is_same || at.elapsed() >= shared.config.report
+            let is_wanted =
+                !is_same || reporter.is_refused() || at.elapsed() >= shared.config.report;
+            is_wanted && at.elapsed() >= reporter.gap()
         });
         if is_due {
             told = Some((report.clone(), Instant::now()));

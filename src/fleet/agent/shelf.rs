@@ -296,7 +296,7 @@ mod tests {
 
     impl Supply for Server {
         fn check(&mut self, _floors: Option<&str>) -> Result<Checked, Trouble> {
-            Ok(Checked { newest: None, floors: String::new() })
+            Ok(Checked { newest: None, older: vec![], floors: String::new() })
         }
 
         fn open(&mut self, _blob: &Blob, offset: u64) -> Result<Box<dyn Read>, String> {

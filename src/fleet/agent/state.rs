@@ -66,6 +66,9 @@ pub enum Stage {
 #[serde(deny_unknown_fields)]
 pub struct Setback {
     pub times: u32,
+    /// Of these the last ones that were time-outs, in a row.
+    #[serde(default)]
+    pub timeouts: u32,
     /// Not to be tried again before.
     pub until_ms: u64,
     pub reason: Option<String>,
@@ -177,6 +180,8 @@ pub enum Verdict {
     Deterministic(String),
     /// It may pass: the machine lacked memory, or the process was killed from outside.
     Transient(String),
+    /// It took longer than it may: because of the machine, or, if that goes on, because of the release.
+    TimedOut(String),
 }
 
 /// What a person has to be able to see afterwards.
@@ -287,6 +292,7 @@ impl Setback {
         let doubled = FIRST_WAIT.saturating_mul(1 << self.times.min(16)).min(LONGEST_WAIT);
         Self {
             times: self.times.saturating_add(1),
+            timeouts: 0,
             until_ms: now_ms.saturating_add(doubled.as_millis() as u64),
             reason: Some(reason),
         }

@@ -188,8 +188,33 @@ impl Store {
         floors: &str,
         now_ms: u64,
     ) -> Result<Result<Option<Note>, Refusal>, StoreError> {
+        self.take_up(Machine::offer, release, digest, floors, now_ms)
+    }
+
+    /// Keeps what [`Machine::offer_instead`] says of an older release.
+    ///
+    /// # Errors
+    /// If it cannot be kept.
+    pub fn offer_instead(
+        &mut self,
+        release: &Release,
+        digest: &str,
+        floors: &str,
+        now_ms: u64,
+    ) -> Result<Result<Option<Note>, Refusal>, StoreError> {
+        self.take_up(Machine::offer_instead, release, digest, floors, now_ms)
+    }
+
+    fn take_up(
+        &mut self,
+        offer: fn(&mut Machine, Candidate) -> Result<Option<Note>, Refusal>,
+        release: &Release,
+        digest: &str,
+        floors: &str,
+        now_ms: u64,
+    ) -> Result<Result<Option<Note>, Refusal>, StoreError> {
         let mut machine = self.machine.clone();
-        let note = match machine.offer(Candidate::new(release, digest)) {
+        let note = match offer(&mut machine, Candidate::new(release, digest)) {
             Ok(note) => note,
             Err(refusal) => return Ok(Err(refusal)),
         };

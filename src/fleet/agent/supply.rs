@@ -18,6 +18,11 @@ pub trait Supply: Send {
     /// # Errors
     /// In words, if they cannot be had.
     fn open(&mut self, blob: &Blob, offset: u64) -> Result<Box<dyn Read>, String>;
+
+    /// The floors to keep after a check that failed: what it verified before it failed stays in force.
+    fn floors(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What the repository holds.
@@ -25,6 +30,8 @@ pub trait Supply: Send {
 pub struct Checked {
     /// The newest, with the SHA-256 of its manifest as it was signed; `None` in a repository without releases.
     pub newest: Option<(Release, String)>,
+    /// The others that are meant for this device, newest first.
+    pub older: Vec<(Release, String)>,
     /// To be kept and handed in with the next check.
     pub floors: String,
 }
@@ -57,13 +64,17 @@ impl Supply for Trust {
     fn check(&mut self, floors: Option<&str>) -> Result<Checked, Trouble> {
         // What this program wrote itself; of another version's floors, the ones on the disk are left to hold.
         let kept = floors.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let trust::Checked { newest, floors } = Trust::check(self, &kept)?;
+        let trust::Checked { newest, older, floors } = Trust::check(self, &kept)?;
         let floors = serde_json::to_string(&floors).expect("numbers serialise");
-        Ok(Checked { newest, floors })
+        Ok(Checked { newest, older, floors })
     }
 
     fn open(&mut self, blob: &Blob, offset: u64) -> Result<Box<dyn Read>, String> {
         self.open_blob(blob, offset)
+    }
+
+    fn floors(&self) -> Option<String> {
+        Some(serde_json::to_string(&Trust::floors(self)).expect("numbers serialise"))
     }
 }
 

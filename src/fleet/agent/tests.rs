@@ -29,6 +29,11 @@ fn release(counter: u64) -> Content {
 
 fn on_trial(machine: &mut Machine, counter: u64) {
     machine.offer(candidate(counter)).unwrap();
+    on_trial_of(machine, counter);
+}
+
+/// Leads a release that was taken up to its trial.
+fn on_trial_of(machine: &mut Machine, counter: u64) {
     for event in [
         Event::Asked(Standing::Fine),
         Event::Placed { start_ms: 100 },
@@ -40,7 +45,7 @@ fn on_trial(machine: &mut Machine, counter: u64) {
     ] {
         machine.apply(event, 100);
     }
-    assert_eq!(machine.phase(), Phase::Trial);
+    assert_eq!(machine.trial().unwrap().candidate.named.counter, counter);
 }
 
 #[test]
@@ -137,10 +142,57 @@ fn a_last_good_content_that_does_not_load_leaves_the_way_open() {
     assert_eq!(machine.load(), Load::Run(Content::Own), "a start tries again");
 }
 
+#[test]
+fn only_time_outs_in_a_row_condemn_a_release() {
+    let mut machine = Machine::default();
+    machine.offer(candidate(7)).unwrap();
+    for event in [
+        Event::Asked(Standing::Fine),
+        Event::Placed { start_ms: 0 },
+        Event::Clock,
+        Event::Downloaded,
+    ] {
+        machine.apply(event, 1);
+    }
+    let late = || Event::Validation(Verdict::TimedOut("no result within 60 s".into()));
+    let busy = || Event::Validation(Verdict::Transient("no memory".into()));
+    for event in [busy(), busy(), late(), late(), busy(), late(), late()] {
+        assert_eq!(machine.apply(event, 1), None);
+        assert_eq!(machine.phase(), Phase::Staged);
+    }
+    let note = machine.apply(late(), 1);
+    assert!(matches!(note, Some(Note::GivenUp { swapped: false, .. })), "{note:?}");
+    assert_eq!(machine.failure().unwrap().reason, "no result within 60 s, 3 times in a row");
+}
+
+#[test]
+fn back_from_a_bad_newest_release_a_new_device_takes_an_older_one_and_never_goes_below_what_runs() {
+    let mut machine = Machine::default();
+    on_trial(&mut machine, 7);
+    assert!(matches!(machine.offer_instead(candidate(6)), Err(Refusal::BelowFloor { .. })));
+    machine.apply(Event::Broken { reason: "not a number".into() }, 5);
+    assert!(machine.offer_instead(candidate(6)).unwrap().is_some());
+    assert_eq!(machine.floor(), Some(&candidate(7).named), "the floor stays");
+    let failure = machine.failure().unwrap();
+    assert_eq!((failure.release.counter, failure.reason.as_str()), (7, "not a number"));
+    assert_eq!(machine.offer_instead(candidate(6)), Ok(None), "it is under way");
+    on_trial_of(&mut machine, 6);
+    machine.apply(Event::JobDone, 0);
+    machine.apply(Event::JobDone, 0);
+    machine.apply(Event::Healthy(Duration::from_mins(1)), 0);
+    assert_eq!(machine.last_good(), &release(6));
+    for older in [5, 6] {
+        let refused = machine.offer_instead(candidate(older));
+        assert!(matches!(refused, Err(Refusal::BelowFloor { .. })), "{older}");
+    }
+    assert!(machine.offer(candidate(8)).unwrap().is_some());
+}
+
 /// An event or an offer.
 #[derive(Debug, Clone)]
 enum Act {
     Offer(u64, &'static str),
+    OfferInstead(u64),
     Event(Event),
     /// Everything but what was kept is lost.
     PowerCut,
@@ -162,6 +214,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         Just(Event::Validation(Verdict::Sound(TIMING))),
         Just(Event::Validation(Verdict::Deterministic(reason()))),
         Just(Event::Validation(Verdict::Transient(reason()))),
+        Just(Event::Validation(Verdict::TimedOut(reason()))),
         Just(Event::SafePoint),
         Just(Event::Boot),
         content.clone().prop_map(Event::Loaded),
@@ -174,6 +227,7 @@ fn any_act() -> impl Strategy<Value = Act> {
     ];
     let offer = (1_u64..5, prop::sample::select(vec!["", "forged"]));
     prop_oneof![
+        1 => (1_u64..5).prop_map(Act::OfferInstead),
         2 => offer.prop_map(|(counter, mark)| Act::Offer(counter, mark)),
         12 => event.prop_map(Act::Event),
         1 => Just(Act::PowerCut),
@@ -203,6 +257,14 @@ proptest! {
                     if taken.is_err() {
                         prop_assert_eq!(&machine, &before, "a refusal changes nothing");
                     }
+                }
+                Act::OfferInstead(counter) => {
+                    let offered = candidate(counter);
+                    let known = before.quarantine().contains_key(&offered.named.digest);
+                    let runs = before.last_good().named().map_or(0, |named| named.counter);
+                    let taken = machine.offer_instead(offered);
+                    prop_assert!(!(known && taken.is_ok()), "out of quarantine");
+                    prop_assert!(!matches!(taken, Ok(Some(_))) || counter > runs, "below what runs");
                 }
                 Act::Event(event) => {
                     machine.apply(event, now as u64);

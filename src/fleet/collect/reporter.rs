@@ -1,10 +1,17 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Collector, Unreachable};
 use crate::fleet::rollout::{Proof, Report};
 use crate::telemetry::audit::Tail;
+
+/// A little more than collectors ask for by default: reports that leave so far apart may arrive closer together.
+const FIRST_GAP: Duration = Duration::from_millis(1250);
+/// Status of the collector's answer to a report that came too soon after the one before.
+const TOO_SOON: u16 = 429;
+const LONGEST_GAP: Duration = Duration::from_mins(5);
 
 /// Of the audit trail, so much goes with one report; the rest with the next ones.
 const MAX_TRAIL_BYTES: usize = 32 << 10;
@@ -37,6 +44,8 @@ pub struct Reporter {
     /// Up to this line the collector knows the trail; nothing was heard yet.
     known_seq: Option<u64>,
     standing: Option<Standing>,
+    gap: Duration,
+    is_refused: bool,
 }
 
 impl Reporter {
@@ -44,7 +53,9 @@ impl Reporter {
     #[must_use]
     pub fn new(collector: Collector, without: WithoutCollector, trail: Option<PathBuf>) -> Self {
         let trail = trail.map(Tail::new);
-        Self { collector, without, trail, known_seq: None, standing: None }
+        let (known_seq, standing) = (None, None);
+        let (gap, is_refused) = (FIRST_GAP, false);
+        Self { collector, without, trail, known_seq, standing, gap, is_refused }
     }
 
     /// With the reason why the device had to wait when it last knew, kept over a restart.
@@ -53,10 +64,23 @@ impl Reporter {
         Self { standing: reason.map(Standing::Hold).or(self.standing), ..self }
     }
 
+    /// The shortest time between two reports, from what the collector refused so far.
+    #[must_use]
+    pub fn gap(&self) -> Duration {
+        self.gap
+    }
+
+    /// Whether the last report came too soon for the collector and has to be sent again.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
     /// Posts `report` with the end of the trail, and what the device should do now. A pause that was heard holds until the
     /// collector takes it back: who can cut the line must not be able to end it.
     pub async fn report(&mut self, mut report: Report) -> Standing {
         report.audit = self.proof();
+        self.is_refused = false;
         match self.collector.report(&report).await {
             Ok(answer) => {
                 self.known_seq = Some(answer.audit_seq);
@@ -64,6 +88,12 @@ impl Reporter {
                 let standing = if answer.go { Standing::Go } else { Standing::Hold(reason()) };
                 self.standing = Some(standing.clone());
                 standing
+            }
+            Err(error @ Unreachable::Refused { status: TOO_SOON, .. }) => {
+                self.gap = self.gap.saturating_mul(2).min(LONGEST_GAP);
+                self.is_refused = true;
+                tracing::debug!(gap = ?self.gap, "the collector wants reports further apart");
+                self.alone(&error)
             }
             Err(error) => {
                 tracing::warn!(%error, "not reported");

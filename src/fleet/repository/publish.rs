@@ -8,6 +8,7 @@ use super::{
     Keyring, Repository, RepositoryError, SPEC_VERSION, Validity, after, complete, expiry, hashes,
     in_force, name, read, write_json,
 };
+use crate::domain::Fault;
 use crate::durable::{self, DurableError, hex};
 use crate::fleet::{Blob, Release, trust};
 
@@ -75,6 +76,29 @@ impl Repository {
         targets.targets.insert(name(manifest_name), target(length, of_manifest));
         let signed = keys.sign(targets, &[&self.root.signed])?;
         Ok((counter, self.settle(signed, keys, validity)?))
+    }
+
+    /// Everything that would keep a release of this name from being published here. `counter` 0 stands for the next.
+    ///
+    /// # Errors
+    /// If something of the repository cannot be read.
+    pub fn obstacles(&self, name: &str, counter: u64) -> Result<Vec<Fault>, RepositoryError> {
+        let mut faults = Vec::new();
+        let as_fault = |error: RepositoryError| Fault::new("repository", error.to_string());
+        let held = [self.refuse_pending(), in_force(&self.root.signed)];
+        faults.extend(held.into_iter().filter_map(Result::err).map(as_fault));
+        let releases = self.summary()?.releases;
+        let newest = releases.keys().last().copied().unwrap_or(0);
+        if counter != 0 && counter <= newest {
+            let problem = format!("is {counter}, and the newest in the repository is {newest}");
+            faults.push(Fault::new("counter", format!("{problem}; it must grow")));
+        }
+        if let Some((other, _)) = releases.iter().find(|(_, known)| *known == name) {
+            let problem =
+                format!("{name:?} is the name of release {other} already; choose another");
+            faults.push(Fault::new("name", problem));
+        }
+        Ok(faults)
     }
 
     /// Adds the signatures of `keys` to what waits, and puts it in force if that is enough.

@@ -1,15 +1,15 @@
 use std::time::{Duration, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
-use tough::Repository;
-
 use super::TrustError;
+use super::metadata::Role;
+use serde::{Deserialize, Serialize};
 
 /// How far a clock may be set back by those who keep it right.
 const CLOCK_SLACK_MS: u64 = 10 * 60 * 1000;
 
-/// How old nothing may be that a device believes: the versions of what it saw last. Kept by the device's own database, so
-/// that an old repository is refused even after the metadata on the disk is lost. They never go down.
+/// How old nothing may be that a device believes: the versions of what it saw last. Kept beside the metadata, and again
+/// in the device's own database, so that an old repository is refused even after the metadata on the disk is lost.
+/// They never go down, except where a newer root lets versions begin anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Floors {
@@ -21,20 +21,12 @@ pub struct Floors {
     pub counter: u64,
     /// When that was, by this device's clock, milliseconds since 1970.
     pub time_ms: u64,
+    /// Stands for the keys of `timestamp.json` and `snapshot.json` in that root; 0 where it is not known.
+    #[serde(default)]
+    pub online_keys: u64,
 }
 
 impl Floors {
-    pub(super) fn of(repository: &Repository, now_ms: u64) -> Self {
-        Self {
-            root: repository.root().signed.version.get(),
-            timestamp: repository.timestamp().signed.version.get(),
-            snapshot: repository.snapshot().signed.version.get(),
-            targets: repository.targets().signed.version.get(),
-            counter: 0,
-            time_ms: now_ms,
-        }
-    }
-
     /// # Errors
     /// If the clock was set back since these floors were noted: nothing can be said about what has expired.
     pub(super) fn check_clock(&self, now_ms: u64) -> Result<(), TrustError> {
@@ -44,26 +36,41 @@ impl Floors {
         Err(TrustError::TimeUntrusted { now: date(now_ms), seen: date(self.time_ms) })
     }
 
-    /// A newer root may have taken keys back because their versions were driven up; then those begin anew, as in the
-    /// specification (5.3.11).
-    ///
-    /// # Errors
-    /// If something is older than `floors`.
-    pub(super) fn check_against(&self, floors: &Self) -> Result<(), TrustError> {
-        let roots = ("root.json", self.root, floors.root);
-        let others = [
-            ("timestamp.json", self.timestamp, floors.timestamp),
-            ("snapshot.json", self.snapshot, floors.snapshot),
-            ("targets.json", self.targets, floors.targets),
-        ];
-        let begins_anew = self.root > floors.root;
-        let held = std::iter::once(roots).chain(others.into_iter().filter(|_| !begins_anew));
-        for (what, found, floor) in held {
-            if found < floor {
-                return Err(TrustError::Rollback { what, found, floor });
-            }
+    /// What holds where floors were kept in two places, of which one may be behind.
+    #[must_use]
+    pub(super) fn with(self, other: &Self) -> Self {
+        let (newer, older) = if self.root >= other.root { (self, *other) } else { (*other, self) };
+        let mut both = newer;
+        if newer.online_keys == older.online_keys {
+            both.timestamp = both.timestamp.max(older.timestamp);
+            both.snapshot = both.snapshot.max(older.snapshot);
+            both.targets = both.targets.max(older.targets);
         }
-        Ok(())
+        both.counter = both.counter.max(older.counter);
+        both.time_ms = both.time_ms.max(older.time_ms);
+        both
+    }
+
+    /// A root is in force. If it is newer and the keys of `timestamp.json` or `snapshot.json` are others, the versions of
+    /// what they sign begin anew, as in the specification (5.3.11).
+    pub(super) fn settle(&mut self, root: u64, online_keys: u64) {
+        if root < self.root {
+            return;
+        }
+        if root > self.root && online_keys != self.online_keys {
+            (self.timestamp, self.snapshot, self.targets) = (0, 0, 0);
+        }
+        (self.root, self.online_keys) = (root, online_keys);
+    }
+
+    pub(super) fn raise(&mut self, role: Role, version: u64) {
+        let floor = match role {
+            Role::Root => &mut self.root,
+            Role::Timestamp => &mut self.timestamp,
+            Role::Snapshot => &mut self.snapshot,
+            Role::Targets => &mut self.targets,
+        };
+        *floor = version.max(*floor);
     }
 }
 
@@ -77,19 +84,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_goes_back_but_what_a_newer_root_lets_begin_anew() {
-        let floors = Floors { root: 2, timestamp: 9, snapshot: 5, targets: 4, ..Floors::default() };
-        assert!(floors.check_against(&floors).is_ok());
-        for older in [
-            Floors { root: 1, ..floors },
-            Floors { timestamp: 8, ..floors },
-            Floors { snapshot: 4, ..floors },
-            Floors { targets: 3, ..floors },
-        ] {
-            assert!(matches!(older.check_against(&floors), Err(TrustError::Rollback { .. })));
-        }
-        let anew = Floors { root: 3, timestamp: 1, snapshot: 1, targets: 1, ..floors };
-        assert!(anew.check_against(&floors).is_ok());
+    fn versions_begin_anew_under_a_newer_root_with_other_keys_alone() {
+        let floors = Floors {
+            root: 2,
+            timestamp: 9,
+            snapshot: 5,
+            targets: 4,
+            counter: 7,
+            online_keys: 1,
+            ..Floors::default()
+        };
+        let settled = |root, online_keys| {
+            let mut floors = floors;
+            floors.settle(root, online_keys);
+            (floors.root, floors.timestamp, floors.snapshot, floors.targets, floors.counter)
+        };
+        assert_eq!(settled(1, 2), (2, 9, 5, 4, 7), "an older root says nothing");
+        assert_eq!(settled(3, 1), (3, 9, 5, 4, 7));
+        assert_eq!(settled(3, 2), (3, 0, 0, 0, 7));
+    }
+
+    #[test]
+    fn of_two_places_the_higher_floors_hold_and_those_of_the_newer_root() {
+        let here =
+            Floors { root: 2, timestamp: 9, counter: 1, online_keys: 1, ..Floors::default() };
+        let behind = Floors { timestamp: 12, counter: 3, time_ms: 5, ..here };
+        let both = Floors { timestamp: 12, counter: 3, time_ms: 5, ..here };
+        assert_eq!((here.with(&behind), behind.with(&here)), (both, both));
+        let rotated = Floors { root: 3, timestamp: 1, online_keys: 2, ..here };
+        assert_eq!((here.with(&rotated), rotated.with(&here)), (rotated, rotated));
     }
 
     #[test]

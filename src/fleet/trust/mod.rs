@@ -1,27 +1,32 @@
-//! What a device believes of a repository: TUF metadata (theupdateframework.io, specification 1.0), verified by `tough`
-//! from the root that was handed to the device onwards.
+//! What a device believes of a repository: TUF metadata (theupdateframework.io, specification 1.0), verified from the
+//! root that was handed to the device onwards.
 //!
 //! Limits: every file of metadata has a largest size, every request a time; what a blob's bytes are is judged by whoever
 //! reads them, against the length and hash that the release states.
 //!
 //! Invariants:
 //! 1. Nothing is handed out that is not signed, in force and at least as new as everything that was seen before.
-//! 2. The metadata kept on the disk is swapped as a whole, synced: `tough` writes into a copy. Should it be lost all the
-//!    same, [`Floors`], which the caller keeps elsewhere, still hold: they say how old nothing may be.
-//! 3. The newest root that was seen is where the next check begins, so that a key that was taken back stays so. If the
-//!    repository fails to say whether there is a newer root, nothing of it is believed.
+//! 2. What was verified is on the disk before the next file is fetched, whole and synced, and [`Floors`] with it: they
+//!    say how old nothing may be. The caller keeps the floors elsewhere as well; they hold if the metadata is lost.
+//! 3. The newest root that was seen is where the next check begins, also after a check that failed further on, so that a
+//!    key that was taken back stays so. If the repository fails to say whether there is a newer root, nothing of it is
+//!    believed.
 //! 4. Expiry is always enforced. A clock that cannot be right is a state of its own, told apart from a forgery.
 //!
 //! ```text
-//! <directory>/metadata/         root, timestamp, snapshot, targets as last verified
-//!             metadata.part/    being written; metadata.old/: before the swap
+//! <directory>/metadata/         root.json, timestamp.json, snapshot.json, targets.json as last verified
+//!             floors            how old nothing may be
 //! ```
 //!
-//! Called by the agent and by `cli` (`fleet verify`).
+//! `metadata` reads files and counts signatures, `refresh` is the client workflow, `store` the disk, `source` the
+//! transport, `client` a client for any TUF repository. Called by the agent and by `cli` (`fleet verify`, `fleet tuf`).
 
-mod datastore;
+mod client;
 mod floors;
+mod metadata;
+mod refresh;
 mod source;
+mod store;
 
 use std::fs;
 use std::io::Read;
@@ -30,26 +35,37 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use semver::Version;
-use tough::error::Error as Tuf;
-use tough::schema::{Root, Signed};
-use tough::{IntoVec, Limits, Repository, RepositoryLoader, TargetName};
+use sha2::{Digest, Sha256};
 
 use super::{Blob, Release};
 use crate::durable::{DurableError, hex};
-use datastore::Datastore;
+pub use client::Client;
 pub use floors::Floors;
+use metadata::{File, Root};
+use refresh::{Refresh, Refreshed};
 use source::{BlobReader, Fetcher};
 pub use source::{Source, SourceError};
+use store::Store;
 
 /// A manifest names blobs by hash; a thousand models fit.
 const MAX_RELEASE_BYTES: u64 = 1 << 20;
 
+struct Limits {
+    root: u64,
+    timestamp: u64,
+    snapshot: u64,
+    targets: u64,
+    /// Roots that are followed in one look.
+    new_roots: u64,
+}
+
+/// Bytes, unless a file that was verified states less.
 const LIMITS: Limits = Limits {
-    max_root_size: 256 << 10,
-    max_targets_size: 16 << 20,
-    max_timestamp_size: 64 << 10,
-    max_snapshot_size: 256 << 10,
-    max_root_updates: 256,
+    root: 256 << 10,
+    timestamp: 64 << 10,
+    snapshot: 256 << 10,
+    targets: 16 << 20,
+    new_roots: 1024,
 };
 
 /// Who asks.
@@ -94,6 +110,9 @@ pub struct Checked {
     /// The newest that is meant for this device, or the newest of all where none is, with the SHA-256 of its manifest as
     /// it was signed. `None` in a repository without releases.
     pub newest: Option<(Release, String)>,
+    /// The others that are meant for this device, newest first: where the newest was given up, one of them may be the
+    /// last good one.
+    pub older: Vec<(Release, String)>,
     /// To be kept and handed in with the next check.
     pub floors: Floors,
 }
@@ -127,8 +146,9 @@ pub struct Trust {
     device: Device,
     source: Source,
     /// As it was handed to the device.
-    root: Vec<u8>,
-    datastore: Datastore,
+    root: File<Root>,
+    directory: PathBuf,
+    store: Store,
     runtime: Arc<tokio::runtime::Runtime>,
 }
 
@@ -143,62 +163,81 @@ impl Trust {
         root: &Path,
         directory: &Path,
     ) -> Result<Self, TrustError> {
-        let bytes = fs::read(root).map_err(DurableError::of("read", root))?;
-        if version_of(&bytes).is_none() {
-            let path = root.display();
-            return Err(TrustError::Forged(format!("{path} is no root of a TUF repository")));
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(DurableError::of("start the runtime for", directory))?;
-        let datastore = Datastore::open(directory)?;
-        Ok(Self { device, source, root: bytes, datastore, runtime: Arc::new(runtime) })
+        let root = read_root(root)?;
+        let runtime = Arc::new(runtime(directory)?);
+        let store = Store::open(&directory.join("metadata"), &directory.join("floors"))?;
+        Ok(Self { device, source, root, directory: directory.to_owned(), store, runtime })
     }
 
     /// Looks at the repository.
     ///
     /// # Errors
-    /// If nothing of it can be had or may be believed. What was believed before stays.
+    /// If nothing of it can be had or may be believed. What was verified on the way there stays in force, as do
+    /// the floors: [`Trust::floors`].
     pub fn check(&mut self, floors: &Floors) -> Result<Checked, TrustError> {
         let now = now_ms();
+        let floors = self.store.floors().with(floors);
         floors.check_clock(now)?;
-        let runtime = Arc::clone(&self.runtime);
-        runtime.block_on(self.look(floors, now))
-    }
-
-    async fn look(&mut self, floors: &Floors, now_ms: u64) -> Result<Checked, TrustError> {
-        let copy = self.datastore.copy()?;
-        // The newest root that was seen, if it is whole; it was verified before it was kept.
-        let kept = fs::read(copy.join("root.json")).unwrap_or_default();
-        let root = if version_of(&kept) > version_of(&self.root) { &kept } else { &self.root };
         let fetcher = Fetcher::new(self.source.clone());
-        let [metadata, targets] = self.source.folders();
-        let loaded = RepositoryLoader::new(root, metadata, targets)
-            .transport(fetcher.clone())
-            .limits(LIMITS)
-            .datastore(&copy)
-            .load()
-            .await;
-        // `tough` takes every failure to fetch the next root for "there is none".
-        if let Some(problem) = fetcher.failure() {
-            return Err(TrustError::Unreachable(problem));
-        }
-        let repository = loaded.map_err(refusal)?;
-        let mut seen = Floors::of(&repository, now_ms);
-        seen.check_against(floors)?;
-        let releases = releases(&repository).await?;
-        let newest = releases.iter().map(|(release, _)| release.counter).max().unwrap_or(0);
+        let [metadata, _] = self.source.folders();
+        let fetch = |name: &str, limit: u64| {
+            let url = metadata.join(name).expect("a plain name joins");
+            self.runtime.block_on(fetcher.whole(&url, limit))
+        };
+        let (store, at) = (&self.store, timestamp(now));
+        let mut refresh = Refresh { store, fetch: &fetch, floors, now: at };
+        let listed = refresh.run(self.root.clone())?;
+        let mut floors = refresh.floors;
+        let mut releases = self.releases(&listed, &fetcher)?;
+        releases.sort_by_key(|(release, _)| std::cmp::Reverse(release.counter));
+        let newest = releases.first().map_or(0, |(release, _)| release.counter);
         if newest < floors.counter {
             let what = "the newest release";
             return Err(TrustError::Rollback { what, found: newest, floor: floors.counter });
         }
-        seen.counter = newest;
-        self.datastore.swap(&copy)?;
-        let suits = |(release, _): &&(Release, String)| self.device.unmet(release).is_none();
-        let chosen = releases.iter().filter(suits).max_by_key(|(release, _)| release.counter);
-        let chosen = chosen.or_else(|| releases.iter().max_by_key(|(r, _)| r.counter)).cloned();
-        Ok(Checked { newest: chosen, floors: seen })
+        (floors.counter, floors.time_ms) = (newest, now.max(floors.time_ms));
+        self.store.keep_floors(&floors)?;
+        let (mut suitable, others): (Vec<_>, Vec<_>) =
+            releases.into_iter().partition(|(release, _)| self.device.unmet(release).is_none());
+        let older = suitable.split_off(1.min(suitable.len()));
+        Ok(Checked { newest: suitable.pop().or(others.into_iter().next()), older, floors })
+    }
+
+    /// How old nothing may be by now, also after a check that failed.
+    #[must_use]
+    pub fn floors(&self) -> Floors {
+        self.store.floors()
+    }
+
+    /// Every release with the hash of its manifest.
+    fn releases(
+        &self,
+        listed: &Refreshed,
+        fetcher: &Fetcher,
+    ) -> Result<Vec<(Release, String)>, TrustError> {
+        let [_, folder] = self.source.folders();
+        let mut found = Vec::new();
+        for (name, target) in &listed.targets {
+            let Some(counter) = counter_in(name) else { continue };
+            let broken = |problem: String| TrustError::Forged(format!("{name}: {problem}"));
+            if target.length > MAX_RELEASE_BYTES {
+                return Err(broken(format!("has {} bytes, more than a manifest", target.length)));
+            }
+            let url = listed.place(&folder, name, target).map_err(broken)?;
+            let bytes = self.runtime.block_on(fetcher.whole(&url, target.length));
+            let bytes = bytes.map_err(|error| TrustError::Unreachable(error.to_string()))?;
+            target.check(&bytes).map_err(broken)?;
+            let release: Release =
+                serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+            if release.counter != counter {
+                return Err(broken(format!("says that it is release {}", release.counter)));
+            }
+            if let Some(fault) = release.faults().first() {
+                return Err(broken(format!("{} {}", fault.key, fault.problem)));
+            }
+            found.push((release, hex(&Sha256::digest(&bytes))));
+        }
+        Ok(found)
     }
 
     /// The bytes of a blob from `offset` on, not verified.
@@ -212,38 +251,8 @@ impl Trust {
 
     #[must_use]
     pub fn directory(&self) -> &PathBuf {
-        self.datastore.directory()
+        &self.directory
     }
-}
-
-/// Every release with the hash of its manifest.
-async fn releases(repository: &Repository) -> Result<Vec<(Release, String)>, TrustError> {
-    let mut found = Vec::new();
-    let targets = repository.targets().signed.targets.iter();
-    let named = targets.filter_map(|(name, target)| Some((counter_in(name.raw())?, name, target)));
-    for (counter, name, target) in named {
-        let broken = |problem: String| TrustError::Forged(format!("{}: {problem}", name.raw()));
-        if target.length > MAX_RELEASE_BYTES {
-            return Err(broken(format!("has {} bytes, more than a manifest", target.length)));
-        }
-        let bytes = read(repository, name).await?;
-        let release: Release =
-            serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-        if release.counter != counter {
-            return Err(broken(format!("says that it is release {}", release.counter)));
-        }
-        if let Some(fault) = release.faults().first() {
-            return Err(broken(format!("{} {}", fault.key, fault.problem)));
-        }
-        found.push((release, hex(&target.hashes.sha256)));
-    }
-    Ok(found)
-}
-
-async fn read(repository: &Repository, name: &TargetName) -> Result<Vec<u8>, TrustError> {
-    let missing = || TrustError::Forged(format!("{} is not in the repository", name.raw()));
-    let stream = repository.read_target(name).await.map_err(refusal)?.ok_or_else(missing)?;
-    stream.into_vec().await.map_err(refusal)
 }
 
 /// Of a target that is a release's manifest.
@@ -251,51 +260,28 @@ pub(super) fn counter_in(name: &str) -> Option<u64> {
     name.strip_prefix("release-")?.strip_suffix(".json")?.parse().ok()
 }
 
-pub(super) fn version_of(root: &[u8]) -> Option<u64> {
-    let root: Signed<Root> = serde_json::from_slice(root).ok()?;
-    Some(root.signed.version.get())
+fn read_root(path: &Path) -> Result<File<Root>, TrustError> {
+    let bytes = fs::read(path).map_err(DurableError::of("read", path))?;
+    let wrong = |why: String| {
+        TrustError::Forged(format!("{} is no root of a TUF repository: {why}", path.display()))
+    };
+    let root = File::<Root>::read(&bytes).map_err(wrong)?;
+    root.content.verify(&root).map_err(wrong)?;
+    Ok(root)
+}
+
+fn runtime(directory: &Path) -> Result<tokio::runtime::Runtime, DurableError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DurableError::of("start the runtime for", directory))
+}
+
+fn timestamp(ms: u64) -> jiff::Timestamp {
+    jiff::Timestamp::from_millisecond(ms as i64).unwrap_or(jiff::Timestamp::MAX)
 }
 
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     since.as_millis() as u64
-}
-
-/// What `tough` says, told apart by what can be done about it.
-fn refusal(error: Tuf) -> TrustError {
-    match error {
-        Tuf::ExpiredMetadata { role, .. } => TrustError::Expired { role: format!("{role}.json") },
-        Tuf::SystemTimeSteppedBackward { sys_time, latest_known_time, .. } => {
-            TrustError::TimeUntrusted {
-                now: sys_time.to_string(),
-                seen: latest_known_time.to_string(),
-            }
-        }
-        Tuf::OlderMetadata { role, current_version, new_version, .. } => TrustError::Rollback {
-            what: match role {
-                tough::schema::RoleType::Root => "root.json",
-                tough::schema::RoleType::Snapshot => "snapshot.json",
-                tough::schema::RoleType::Timestamp => "timestamp.json",
-                _ => "targets.json",
-            },
-            found: new_version,
-            floor: current_version,
-        },
-        Tuf::Transport { source, .. } => TrustError::Unreachable(words(&source)),
-        other => TrustError::Forged(words(&other)),
-    }
-}
-
-/// An error and its causes in one line, each said once.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text.replace('\n', " ")
 }

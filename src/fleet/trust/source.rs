@@ -1,11 +1,8 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_core::Stream;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -17,7 +14,6 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tough::{Transport, TransportError, TransportErrorKind, TransportStream};
 use url::Url;
 
 use crate::fleet::Blob;
@@ -25,9 +21,6 @@ use crate::tls;
 
 /// Of one file of metadata, and of one silence while a blob comes.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// More than any file of metadata has.
-const MAX_METADATA_BYTES: usize = 16 << 20;
 
 /// Roots that the system trusts, where Debian and its kin keep them.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -53,6 +46,8 @@ pub enum SourceError {
     Unknown(String),
     #[error("{0} is not there")]
     Missing(String),
+    #[error("{0}: HTTP status 403 Forbidden")]
+    Denied(String),
     #[error("{url}: {problem}")]
     Failed { url: String, problem: String },
 }
@@ -76,7 +71,7 @@ impl Source {
         url.map(Self::Folder).ok_or_else(unknown)
     }
 
-    fn base(&self) -> &Url {
+    pub(super) fn base(&self) -> &Url {
         match self {
             Self::Http { base, .. } | Self::Folder(base) => base,
         }
@@ -97,78 +92,45 @@ fn failed(url: &Url, problem: impl ToString) -> SourceError {
     SourceError::Failed { url: url.to_string(), problem: problem.to_string() }
 }
 
-/// Fetches metadata for `tough`, whole and bounded, and remembers what failed otherwise than by not being there.
+/// Fetches files whole, within a number of bytes and a time.
 #[derive(Debug, Clone)]
 pub(super) struct Fetcher {
     source: Source,
     patience: Duration,
-    failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Fetcher {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, patience: PATIENCE, failure: Arc::default() }
+        Self { source, patience: PATIENCE }
     }
 
-    pub(super) fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    async fn whole(&self, url: &Url) -> Result<Bytes, SourceError> {
-        let Source::Http { ca, .. } = &self.source else { return whole_file(url) };
+    pub(super) async fn whole(&self, url: &Url, limit: u64) -> Result<Vec<u8>, SourceError> {
+        let Source::Http { ca, .. } = &self.source else { return whole_file(url, limit) };
         let body = async {
             let Opened { response, .. } = &mut get(url, ca.as_ref(), 0).await?;
             let mut whole = Vec::new();
             while let Some(frame) = response.body_mut().frame().await {
                 let frame = frame.map_err(|error| failed(url, format!("it broke off: {error}")))?;
                 whole.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-                if whole.len() > MAX_METADATA_BYTES {
-                    return Err(failed(url, format!("sends more than {MAX_METADATA_BYTES} bytes")));
+                if whole.len() as u64 > limit {
+                    return Err(failed(url, format!("sends more than {limit} bytes")));
                 }
             }
-            Ok(Bytes::from(whole))
+            Ok(whole)
         };
         let late = || failed(url, format!("has not come within {} s", self.patience.as_secs()));
         timeout(self.patience, body).await.unwrap_or_else(|_| Err(late()))
     }
 }
 
-fn whole_file(url: &Url) -> Result<Bytes, SourceError> {
+fn whole_file(url: &Url, limit: u64) -> Result<Vec<u8>, SourceError> {
     let mut bytes = Vec::new();
-    let limit = MAX_METADATA_BYTES as u64 + 1;
-    open(url)?.take(limit).read_to_end(&mut bytes).map_err(|error| failed(url, error))?;
-    if bytes.len() > MAX_METADATA_BYTES {
-        return Err(failed(url, format!("has more than {MAX_METADATA_BYTES} bytes")));
+    let read = open(url)?.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|error| failed(url, error))?;
+    if bytes.len() as u64 > limit {
+        return Err(failed(url, format!("has more than {limit} bytes")));
     }
-    Ok(bytes.into())
-}
-
-#[tough::async_trait]
-impl Transport for Fetcher {
-    async fn fetch(&self, url: Url) -> Result<TransportStream, TransportError> {
-        match self.whole(&url).await {
-            Ok(bytes) => Ok(Box::pin(Whole(Some(bytes)))),
-            Err(SourceError::Missing(url)) => {
-                Err(TransportError::new(TransportErrorKind::FileNotFound, url))
-            }
-            Err(error) => {
-                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                failure.get_or_insert_with(|| error.to_string());
-                Err(TransportError::new_with_cause(TransportErrorKind::Other, url, error))
-            }
-        }
-    }
-}
-
-/// A file in one piece.
-struct Whole(Option<Bytes>);
-
-impl Stream for Whole {
-    type Item = Result<Bytes, TransportError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(self.0.take().map(Ok))
-    }
+    Ok(bytes)
 }
 
 fn open(url: &Url) -> Result<std::fs::File, SourceError> {
@@ -287,6 +249,7 @@ async fn get(url: &Url, ca: Option<&PathBuf>, offset: u64) -> Result<Opened, Sou
     let opened = opened.map_err(|error| wrong(format!("connection lost: {error}")))?;
     match opened.response.status() {
         StatusCode::NOT_FOUND | StatusCode::GONE => Err(SourceError::Missing(url.to_string())),
+        StatusCode::FORBIDDEN => Err(SourceError::Denied(url.to_string())),
         // A server without ranges sends all of it again: the reader passes over what is there.
         StatusCode::PARTIAL_CONTENT | StatusCode::OK => Ok(opened),
         status => Err(wrong(format!("HTTP status {status}"))),
@@ -333,7 +296,7 @@ mod tests {
         let fetcher = Fetcher { patience: Duration::from_millis(200), ..Fetcher::new(source) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let url = metadata.join("timestamp.json").unwrap();
-        let error = runtime.block_on(fetcher.whole(&url)).unwrap_err();
+        let error = runtime.block_on(fetcher.whole(&url, 1 << 20)).unwrap_err();
         assert!(error.to_string().contains("has not come within"), "{error}");
     }
 

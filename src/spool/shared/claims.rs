@@ -187,10 +187,8 @@ impl Shared {
             Ok(())
         })?;
         self.held().jobs.remove(&claim.job);
-        self.run(0, async {
-            self.tell().await;
-            Ok(())
-        })
+        self.tell_now();
+        Ok(())
     }
 
     /// Ends a job for good.

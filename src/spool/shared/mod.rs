@@ -189,10 +189,12 @@ impl Shared {
         })
     }
 
-    /// Tells of an outage when it begins and when it ends.
+    /// Tells of an outage when it begins and when it ends. `done` is what came of asking the server: what failed before it
+    /// was asked, as on a full disk, says nothing of it.
     fn notice<T>(&self, done: &Result<T, SpoolError>) {
         let now = match done {
             Err(error) if error.is_outage() => LOST,
+            Err(error) if !error.is_of_the_server() => return,
             _ => REACHED,
         };
         let before = self.reach.swap(now, Ordering::Relaxed);
@@ -236,6 +238,16 @@ impl Shared {
         if let Err(error) = told {
             tracing::debug!(%error, "other devices are not told");
         }
+    }
+
+    /// As [`Shared::tell`], after something that is done already: whether others are told changes nothing of it.
+    fn tell_now(&self) {
+        let runtime = self.runtime.as_ref().expect("there until dropped");
+        let told = async {
+            self.tell().await;
+            Ok(())
+        };
+        let _ = runtime.block_on(self.in_time(0, told));
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
