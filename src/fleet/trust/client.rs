@@ -100,7 +100,10 @@ fn file_name(name: &str) -> String {
         |byte: u8| if plain(&byte) { char::from(byte).into() } else { format!("%{byte:02X}") };
     let name: String = name.bytes().map(encode).collect();
     // No target becomes the folder itself or the one above it.
-    if name.starts_with('.') { format!("%2E{}", &name[1..]) } else { name }
+    match name.strip_prefix('.') {
+        Some(rest) => format!("%2E{rest}"),
+        None => name,
+    }
 }
 
 #[cfg(test)]

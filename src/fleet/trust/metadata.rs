@@ -219,7 +219,9 @@ impl Root {
         for role in [Role::Timestamp, Role::Snapshot] {
             let RoleKeys { keyids, threshold } = &self.roles[role.name()];
             hash.update(format!("{} {threshold}\n", role.name()));
-            keyids.iter().for_each(|id| hash.update(format!("{id}\n")));
+            for id in keyids {
+                hash.update(format!("{id}\n"));
+            }
         }
         let first = hash.finalize().first_chunk().copied().expect("a SHA-256 has 32 bytes");
         u64::from_be_bytes(first).max(1)

@@ -198,9 +198,10 @@ impl Refresh<'_> {
         limit: u64,
     ) -> Result<File<T>, TrustError> {
         let file = T::ROLE.file();
-        let name = match root.content.consistent_snapshot {
-            true => format!("{}.{file}", meta.version),
-            false => file.to_owned(),
+        let name = if root.content.consistent_snapshot {
+            format!("{}.{file}", meta.version)
+        } else {
+            file.to_owned()
         };
         let bytes = self.get(&name, meta.length.unwrap_or(limit).min(limit))?;
         meta.check(&bytes).map_err(|why| TrustError::Forged(format!("{name} {why}")))?;
