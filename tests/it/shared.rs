@@ -391,17 +391,16 @@ fn an_idle_daemon_tells_of_an_outage_and_of_its_end_once_each() {
     site.orders[0].shared.as_mut().unwrap().timeout = Duration::from_secs(1);
     let daemon = {
         let log = File::create(site.log(0)).unwrap();
-        Process::start(crash::command(&site.orders[0], None).stderr(log))
+        let mut command = crash::command(&site.orders[0], None);
+        Process::start(command.env("CDAL_LOG", "off,cdal=debug").stderr(log))
     };
     let http: SocketAddr = daemon.json()["http"].as_str().unwrap().parse().unwrap();
     let reached = |value: u8| {
         let line = format!("cdal_shared_reached {value}");
         wait_for(&line, || get(http, "/metrics").text().contains(&line).then_some(()));
     };
-    let told = |words: &str| {
-        let log = std::fs::read_to_string(site.log(0)).unwrap();
-        log.matches(words).count()
-    };
+    let log = site.log(0);
+    let told = |words: &str| std::fs::read_to_string(&log).unwrap().matches(words).count();
     reached(1);
     site.cluster.kill();
     reached(0);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -21,6 +22,7 @@ use crate::durable::sha256_of_file;
 use crate::fleet::agent::Blueprint;
 use crate::fleet::repository::{Draft, Keyring, Repository, RepositoryError};
 use crate::fleet::{Blob, BundleRef, Probation, Release, Rollout, SCHEMA, Wave};
+use crate::segmenter::Segmenter;
 use crate::spool::now_ms;
 
 #[derive(Debug, clap::Args)]
@@ -180,12 +182,16 @@ fn unmet_here(release: &Release) -> Option<Fault> {
 
 /// What `cdal bundle check` says of the bundles.
 fn golden(blueprint: &Blueprint) -> Vec<Fault> {
+    let engine = EngineArgs::of_this_machine();
+    let runtime = match engine.runtime() {
+        Ok(runtime) => runtime,
+        Err(_) if blueprint.bundles.is_empty() => return Vec::new(),
+        Err(error) => return vec![Fault::new("bundles", format!("cannot be checked: {error:#}"))],
+    };
     let check = |(name, folder): (&String, &PathBuf)| {
-        let checked = EngineArgs::of_this_machine()
-            .open(folder)
-            .and_then(|segmenter| Ok(segmenter.check_golden()?));
-        let problem = format!("{:#}", checked.err()?);
-        Some(Fault::new(format!("bundles.{name}"), problem))
+        let checked = Segmenter::open(Arc::clone(&runtime), folder, engine.options())
+            .and_then(|segmenter| segmenter.check_golden());
+        Some(Fault::new(format!("bundles.{name}"), checked.err()?.to_string()))
     };
     blueprint.bundles.iter().filter_map(check).collect()
 }

@@ -93,7 +93,8 @@ impl Reporter {
                 self.gap = self.gap.saturating_mul(2).min(LONGEST_GAP);
                 self.is_refused = true;
                 tracing::debug!(gap = ?self.gap, "the collector wants reports further apart");
-                self.alone(&error)
+                // It is there and has taken nothing back.
+                self.standing.clone().unwrap_or_else(|| self.alone(&error))
             }
             Err(error) => {
                 tracing::warn!(%error, "not reported");

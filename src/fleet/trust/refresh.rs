@@ -108,17 +108,13 @@ impl Refresh<'_> {
     }
 
     /// Raises the floors to a root, or to one that was kept before a power cut kept the floors from it. Where the keys
-    /// of `timestamp.json` or `snapshot.json` were changed, these begin anew: whoever had the old keys may have driven
-    /// the versions up (5.3.11).
+    /// of `timestamp.json` or `snapshot.json` were changed, their versions begin anew: whoever had the old keys may have
+    /// driven them up (5.3.11). Files that were kept count no more if their signatures do not: `kept`.
     fn settle(&mut self, root: &File<Root>) -> Result<(), TrustError> {
         let before = self.floors;
         self.floors.settle(root.version, root.content.online_keys());
         if self.floors == before {
             return Ok(());
-        }
-        if before.online_keys != self.floors.online_keys {
-            self.store.forget(Role::Timestamp)?;
-            self.store.forget(Role::Snapshot)?;
         }
         Ok(self.store.keep_floors(&self.floors)?)
     }

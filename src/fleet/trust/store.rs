@@ -38,17 +38,6 @@ impl Store {
         Ok(())
     }
 
-    /// # Errors
-    /// If the disk refuses.
-    pub fn forget(&self, role: Role) -> Result<(), DurableError> {
-        let path = self.path(role);
-        if path.exists() {
-            fs::remove_file(&path).map_err(DurableError::of("remove", &path))?;
-            durable::sync_directory(&self.metadata)?;
-        }
-        Ok(())
-    }
-
     pub fn floors(&self) -> Floors {
         let kept = fs::read(&self.floors).ok();
         kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
