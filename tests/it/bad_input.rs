@@ -177,7 +177,8 @@ fn damaged_and_unsuitable_images() {
     let huge = nifti(&at("huge.nii.gz"), [3, 129, 40], |_| ());
     refused(hippocampus(), &[], &huge, &["129 x", "larger than", "crop"]);
     let grey = png(&at("grey.png"), png::ColorType::Grayscale);
-    refused(hippocampus(), &["--format", "seg"], &grey, &["DICOM", "--format nifti"]);
+    refused(hippocampus(), &[], &grey, &["works in millimetres", "with its spacing"]);
+    refused(&bundles()[1], &["--format", "seg"], &colour, &["DICOM", "--format nifti"]);
 
     fs::create_dir(at("nothing")).unwrap();
     fs::write(at("nothing").join("notes.txt"), "no image").unwrap();
