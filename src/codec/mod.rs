@@ -59,7 +59,8 @@ pub enum Source {
 }
 
 /// The name without its last extension; also without `.nii` before a `.gz`.
-fn file_stem(path: &Path) -> String {
+#[must_use]
+pub fn file_stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);

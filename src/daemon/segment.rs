@@ -178,6 +178,16 @@ impl SegmentWorker {
     }
 }
 
+/// A payload is named by the digest of its content and, where that is known, by how its giver named it: that tells more.
+fn input_name(payload: &str) -> &str {
+    const DIGEST: usize = 64;
+    let is_digest = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match payload.split_at_checked(DIGEST) {
+        Some((digest, name)) if is_digest(digest) && name.len() > 1 => &name[1..],
+        _ => payload,
+    }
+}
+
 fn dicom_product(sop_class_uid: &str, sop_instance_uid: Uid, bytes: Vec<u8>) -> Product {
     let uid = |text: &str| Uid::parse(text).expect("the standard's own UIDs are valid");
     Product {
@@ -210,7 +220,10 @@ impl Worker for SegmentWorker {
         let cases = codec::read_files(&claim.files).map_err(refused)?;
         metrics().stage(Stage::Decode, started.elapsed());
         let mut products = Vec::with_capacity(cases.len());
-        for case in cases {
+        for mut case in cases {
+            if !matches!(case.source, Source::Dicom(_)) {
+                case.name = input_name(&case.name).into();
+            }
             for warning in &case.warnings {
                 tracing::warn!(job = %claim.job, warning, "a warning about the images of a job");
             }

@@ -38,7 +38,9 @@ impl Sharing {
         });
         let durability = config.durability;
         tracing::info!(device = config.device, ?durability, model = means.model, "work is shared");
-        let shared = Arc::new(Shared::open(config, room, means)?);
+        let shared = Shared::open(config, room, means)?;
+        shared.understand(Arc::new(crate::ingest::Reading));
+        let shared = Arc::new(shared);
         shared.clear_desk()?;
         if durability == Durability::Replicated {
             spool.replicate_to(Arc::clone(&shared));

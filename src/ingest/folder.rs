@@ -241,9 +241,12 @@ fn take(folder: &Path, path: &Path, look: Look, intake: &Intake) -> Outcome {
     }
 }
 
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn note(folder: &Path, path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    folder.join(REFUSED).join(format!("{name}.waiting.txt"))
+    folder.join(REFUSED).join(format!("{}.waiting.txt", name_of(path)))
 }
 
 fn forget_note(folder: &Path, path: &Path) {
@@ -261,7 +264,7 @@ fn images_in(path: &Path, intake: &Intake) -> Result<Vec<Examined>, Reason> {
     let unreadable = |source| Refusal::from(DurableError::of("read", path)(source));
     let kind = fs::symlink_metadata(path).map_err(unreadable)?.file_type();
     if kind.is_file() {
-        return Ok(vec![intake.examine(copied(path, intake)?)?]);
+        return Ok(vec![intake.examine(copied(path, intake)?, Some(&name_of(path)))?]);
     }
     let mut found = Beside::default();
     found.gather(path, path, intake, 0)?;
@@ -308,7 +311,7 @@ impl Beside {
             return Ok(());
         }
         let copy = copied(path, intake).map_err(fault)?;
-        self.images.push(intake.examine(copy).map_err(fault)?);
+        self.images.push(intake.examine(copy, Some(&name_of(path))).map_err(fault)?);
         Ok(())
     }
 }

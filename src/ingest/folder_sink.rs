@@ -3,13 +3,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Declined, Received, Refusal, Sink, identify};
+use super::{Declined, Reading, Received, Refusal, Sink, identify};
 use crate::codec::commitment::Request;
 use crate::codec::dicom::{self, Identity};
-use crate::codec::{self, part10};
+use crate::codec::{self, Format, part10};
 use crate::domain::{SopReference, Uid};
 use crate::durable::{self, DurableError, Incoming, Synced, failpoint};
-use crate::spool::{Held, Spool, SpoolError};
+use crate::spool::{Content, Held, Spool, SpoolError};
 
 /// How an object came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -36,8 +36,8 @@ pub struct Unkept {
     pub refusal: Refusal,
 }
 
-/// Puts objects into a folder as `<SOP Instance UID>.dcm`, and events as `event-<id>.json`. The same bytes again change
-/// nothing; other bytes under a known name are kept beside the first.
+/// Puts objects into a folder as `<SOP Instance UID>.dcm`, and events as `event-<id>.json`. The same instance or event
+/// again changes nothing; other content under a known name is kept beside the first.
 pub struct FolderSink {
     folder: PathBuf,
     min_free_bytes: u64,
@@ -123,7 +123,10 @@ impl FolderSink {
     /// If the disk refuses.
     pub fn land(&self, name: &str, file: Synced, via: Via) -> Result<(), DurableError> {
         let bytes = file.bytes;
-        let path = file.persist_beside(&self.folder, name)?;
+        let path = match self.same_instance(name, &file)? {
+            Some(known) => known,
+            None => file.persist_beside(&self.folder, name)?,
+        };
         (self.on_landed)(&Landed { path, bytes, via });
         Ok(())
     }
@@ -157,6 +160,24 @@ impl FolderSink {
             Ok(()) => Ok(object),
             Err(refusal) => Err(Unkept { object: Some(object), refusal }),
         }
+    }
+
+    /// The file under `name` that holds the same instance as `file` in other bytes. One that cannot be read to its end
+    /// gives its name up.
+    fn same_instance(&self, name: &str, file: &Synced) -> Result<Option<PathBuf>, DurableError> {
+        let known = self.folder.join(name);
+        if !known.exists() || durable::sha256_of_file(&known)? == file.sha256 {
+            return Ok(None);
+        }
+        if !matches!(codec::sniff(file.path()), Ok(Some(Format::Dicom))) {
+            return Ok(None);
+        }
+        if !Reading.is_whole(&known) {
+            let aside = self.folder.join(format!("{name}.broken"));
+            std::fs::rename(&known, &aside).map_err(DurableError::of("rename", &known))?;
+            return Ok(None);
+        }
+        Ok(Reading.differences(&known, file.path()).is_empty().then_some(known))
     }
 
     fn with_plain_header(&self, identity: &Identity, file: Synced) -> Result<Synced, Refusal> {

@@ -30,11 +30,12 @@ pub struct Examined {
     pub(super) instance: Uid,
     /// SOP class of a DICOM image.
     pub(super) class: Option<Uid>,
-    pub(super) extension: &'static str,
+    pub(super) extension: String,
 }
 
-/// Identity of a DICOM image by its UIDs, of any other image by its content.
-pub(super) fn examine(file: Synced) -> Result<Examined, Refusal> {
+/// Identity of a DICOM image by its UIDs, of any other image by its content. `name` is how its giver calls it: what has
+/// no UIDs is found again by it.
+pub(super) fn examine(file: Synced, name: Option<&str>) -> Result<Examined, Refusal> {
     let format = codec::sniff(file.path())?;
     let extension = match format {
         Some(Format::Dicom) => return dicom_image(file),
@@ -55,6 +56,10 @@ pub(super) fn examine(file: Synced) -> Result<Examined, Refusal> {
         codec::check_whole(file.path(), format)?;
     }
     let instance = Uid::derived(&["image", &file.sha256]);
+    let extension = match name.and_then(plain_stem) {
+        Some(stem) => format!("{stem}.{extension}"),
+        None => extension.to_owned(),
+    };
     Ok(Examined { file, series: instance.clone(), instance, class: None, extension })
 }
 
@@ -74,6 +79,33 @@ fn dicom_image(file: Synced) -> Result<Examined, Refusal> {
         series: found.series,
         instance: found.sop_instance,
         class: Some(found.sop_class),
-        extension: "dcm",
+        extension: "dcm".to_owned(),
     })
+}
+
+/// A file name without its extension, of the characters that every destination takes.
+fn plain_stem(name: &str) -> Option<String> {
+    const LONGEST: usize = 64;
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let stem: String = codec::file_stem(Path::new(name)).chars().map(plain).take(LONGEST).collect();
+    let stem = stem.trim_matches('.');
+    (!stem.is_empty()).then(|| stem.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_keeps_its_name_as_far_as_every_destination_takes_it() {
+        for (name, stem) in [
+            ("brain.nii.gz", Some("brain")),
+            ("chest 1.png", Some("chest_1")),
+            ("a.b.tif", Some("a.b")),
+            ("..png", None),
+            ("Röntgen.png", Some("R_ntgen")),
+        ] {
+            assert_eq!(plain_stem(name).as_deref(), stem, "{name}");
+        }
+    }
 }

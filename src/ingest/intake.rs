@@ -42,12 +42,13 @@ impl Intake {
         Ok(Incoming::create(&self.spool.incoming())?)
     }
 
-    /// What a file is, if it is an image this program reads and nothing of it is missing.
+    /// What a file is, if it is an image this program reads and nothing of it is missing. `name` is how its giver calls
+    /// it, where he does: results of what has no UIDs are named after it.
     ///
     /// # Errors
     /// If it is not.
-    pub fn examine(&self, file: Synced) -> Result<Examined, Refusal> {
-        identify::examine(file)
+    pub fn examine(&self, file: Synced, name: Option<&str>) -> Result<Examined, Refusal> {
+        identify::examine(file, name)
     }
 
     /// Keeps `files` and makes their jobs ready; `from` names who gave them, for the audit trail.
@@ -56,7 +57,7 @@ impl Intake {
     /// If one of them is no image this program reads, or not whole: then none is kept. As [`Self::keep`].
     pub fn accept(&self, files: Vec<Synced>, from: &str) -> Result<Vec<Accepted>, Refusal> {
         let count = files.len();
-        let examine = |(index, file)| match self.examine(file) {
+        let examine = |(index, file)| match self.examine(file, None) {
             Err(Refusal::Broken(reason)) if count > 1 => {
                 Err(Refusal::Broken(format!("file {} of {count}: {reason}", index + 1)))
             }
@@ -87,6 +88,10 @@ impl Intake {
                     Some(job) => (job, 0),
                     None => continue,
                 },
+                Stored::Resent { job } => {
+                    resent(&job, from);
+                    (job, 0)
+                }
                 Stored::Quarantined { job } => {
                     quarantined.insert(job.as_str().to_owned());
                     (job, 1)
@@ -115,4 +120,10 @@ impl Intake {
         (self.on_change)();
         Ok(jobs)
     }
+}
+
+/// Every object of a series without a result has come again: it is tried again.
+pub(super) fn resent(job: &JobId, from: &str) {
+    audit::record("resent", json!({ "job": job.as_str(), "from": from }));
+    tracing::info!(%job, "all objects of a series without a result were sent again; it is tried again");
 }

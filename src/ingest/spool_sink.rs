@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::dicom::{Completion, OnRelease};
+use super::intake::resent;
 use super::{Declined, Hold, Received, Refusal, Sink, Source, identify};
 use crate::codec::commitment::{Report, Request};
 use crate::domain::Uid;
@@ -179,7 +180,7 @@ impl Sink for SpoolSink {
             sop_instance_uid: received.sop_instance_uid.clone(),
             sop_class_uid: Some(received.sop_class_uid.clone()),
             association: received.association,
-            extension: "dcm",
+            extension: "dcm".to_owned(),
         };
         let bytes = file.bytes;
         match self.spool.store(&arrival, file)? {
@@ -200,6 +201,7 @@ impl Sink for SpoolSink {
                     self.note(received.association, job, false);
                 }
             }
+            Stored::Resent { job } => resent(&job, "dicom"),
             Stored::Quarantined { job } => {
                 tracing::error!(
                     %job,

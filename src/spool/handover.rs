@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
+use super::instances::Payload;
 use super::jobs::{self, JobId};
 use super::shared::{Handover, Object, Shared};
 use super::{Arrival, JobState, Spool, SpoolError, now_ms};
@@ -42,7 +43,7 @@ impl Spool {
                     sop_instance_uid: row.get(0)?,
                     sop_class_uid: row.get(1)?,
                     sha256: row.get(2)?,
-                    extension: path.rsplit_once('.').map_or("dcm", |(_, end)| end).to_owned(),
+                    extension: extension_of(&path),
                     path: self.absolute(&path),
                     bytes: row.get(4)?,
                 })
@@ -128,17 +129,16 @@ impl Spool {
         &self,
         replica: &Shared,
         arrival: &Arrival,
-        sha256: &str,
-        bytes: u64,
+        payload: &Payload,
     ) -> Result<(), SpoolError> {
-        let extension = arrival.extension;
+        let Payload { sha256, path, bytes } = payload;
         let object = Object {
             sop_instance_uid: arrival.sop_instance_uid.to_string(),
             sop_class_uid: arrival.sop_class_uid.as_ref().map_or("", Uid::as_str).to_owned(),
-            sha256: sha256.to_owned(),
-            path: self.absolute(&format!("instances/{sha256}.{extension}")),
-            extension: extension.to_owned(),
-            bytes,
+            sha256: sha256.clone(),
+            path: self.absolute(path),
+            extension: extension_of(path),
+            bytes: *bytes,
         };
         let series = arrival.series_instance_uid.to_string();
         replica.enqueue(&Handover { series, objects: vec![object], is_complete: false })?;
@@ -148,4 +148,10 @@ impl Spool {
         )?;
         Ok(())
     }
+}
+
+/// What stands behind the digest in a payload's name.
+fn extension_of(path: &str) -> String {
+    let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+    name.split_once('.').map_or("dcm", |(_, extension)| extension).to_owned()
 }

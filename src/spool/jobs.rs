@@ -315,12 +315,13 @@ impl Spool {
 }
 
 /// The job a new object of `series` belongs to: the one that has not started, or a new revision.
-/// `state` is `Received` for an accepted object, `Quarantined` for a contradictory one.
+/// `state` is `Received` for an accepted object, `Quarantined` for a contradictory one, with the reason.
 pub(super) fn open_job(
     connection: &Connection,
     series: &str,
     now: i64,
     state: JobState,
+    reason: Option<&str>,
 ) -> Result<JobId, SpoolError> {
     let open = connection
         .prepare_cached(
@@ -329,8 +330,6 @@ pub(super) fn open_job(
         )?
         .query_row([series], |row| JobId::from_column(row, "id"))
         .optional()?;
-    let reason = (state == JobState::Quarantined)
-        .then_some("two objects with one SOP Instance UID and different content");
     if let Some(job) = open {
         connection.execute(
             "UPDATE jobs SET last_received_ms = ?2, reason = coalesce(?4, reason),

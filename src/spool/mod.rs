@@ -8,7 +8,7 @@
 //! Invariants, at every moment including a power cut:
 //! 1. A row names only payload files that are whole and synced: temp file → fsync → rename → fsync of the
 //!    directory → row committed (WAL, synced). `store` returns after that, never before.
-//! 2. A payload's name is the SHA-256 of its content. A file without a row was never promised to anyone.
+//! 2. A payload's name begins with the SHA-256 of its content. A file without a row was never promised to anyone.
 //! 3. An accepted instance belongs to a job that has not started, or to one that ran with it.
 //! 4. A job is `done` in the same transaction that records its deliveries.
 //! 5. Jobs and deliveries change state only along `JobState::next` and `DeliveryState::next`. A delivery leaves

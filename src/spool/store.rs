@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::content::Resent;
 use super::room::Room;
 use super::{Config, Content, Recovery, Shared, SpoolError};
 use crate::durable::{self, DurableError, Lock};
@@ -144,6 +145,7 @@ pub struct Spool {
     pub(super) replica: OnceLock<Arc<Shared>>,
     /// Reads objects, where their content matters.
     pub(super) content: OnceLock<Arc<dyn Content>>,
+    pub(super) came_again: Resent,
     /// `None` beside the process that owns the spool.
     _lock: Option<Lock>,
 }
@@ -187,8 +189,8 @@ impl Spool {
 
     fn new(config: Config, connection: Connection, log: File, lock: Option<Lock>) -> Self {
         let (connection, log) = (Mutex::new(connection), Arc::new(log));
-        let (room, payloads, replica, content) = Default::default();
-        Self { config, connection, log, room, payloads, replica, content, _lock: lock }
+        let (room, payloads, replica, content, came_again) = Default::default();
+        Self { config, connection, log, room, payloads, replica, content, came_again, _lock: lock }
     }
 
     /// Where objects are written before `store`.

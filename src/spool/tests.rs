@@ -15,7 +15,7 @@ fn arrive(spool: &Spool, sop: &str, series: &str, content: &[u8]) -> Stored {
         sop_class_uid: Some(Uid::parse("1.2.3").unwrap()),
         series_instance_uid: Uid::parse(series).unwrap(),
         association: 1,
-        extension: "dcm",
+        extension: "dcm".to_owned(),
     };
     spool.store(&arrival, durable::write(&spool.incoming(), content).unwrap()).unwrap()
 }
@@ -500,4 +500,97 @@ fn commits_wait_for_the_disk_again_after_those_that_need_not() {
     assert_eq!(synchronous(&spool.database()), full);
     assert_eq!(spool.claim().unwrap(), None);
     assert_eq!(synchronous(&spool.database()), full);
+}
+
+/// Objects are the same if their first letters are equal; one that begins with `!` breaks off.
+#[derive(Debug)]
+struct Letters;
+
+impl Content for Letters {
+    fn is_whole(&self, file: &std::path::Path) -> bool {
+        std::fs::read(file).is_ok_and(|bytes| bytes[0] != b'!')
+    }
+
+    fn differences(&self, known: &std::path::Path, other: &std::path::Path) -> Vec<String> {
+        let letter = |path| std::fs::read(path).unwrap()[0];
+        let is_same = letter(known) == letter(other);
+        if is_same { Vec::new() } else { vec!["PixelSpacing".to_owned(), "pixels".to_owned()] }
+    }
+}
+
+#[test]
+fn the_same_instance_in_other_bytes_changes_nothing_and_what_differs_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    spool.understand(std::sync::Arc::new(Letters));
+    let payloads = || std::fs::read_dir(folder.path().join("instances")).unwrap().count();
+    let job = accepted(arrive(&spool, "1.1", "1.9", b"a, explicit"));
+    for again in [b"a, implicit".as_slice(), b"a, explicit", b"a, from an archive"] {
+        assert_eq!(arrive(&spool, "1.1", "1.9", again), Stored::Duplicate);
+        assert_eq!(payloads(), 1);
+    }
+    assert_eq!(arrive(&spool, "1.1", "1.9", b"b"), Stored::Quarantined { job: job.clone() });
+    assert_eq!(payloads(), 2);
+    let reason = spool.job(&job).unwrap().unwrap().reason.unwrap();
+    assert!(reason.ends_with("different content: PixelSpacing, pixels differ"), "{reason}");
+}
+
+#[test]
+fn a_whole_object_takes_the_place_of_one_that_breaks_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    let first = accepted(arrive(&spool, "1.1", "1.9", b"!"));
+    spool.complete(&first).unwrap();
+    spool.fail(&spool.claim().unwrap().unwrap().job, "it breaks off").unwrap();
+    spool.understand(std::sync::Arc::new(Letters));
+    let second = accepted(arrive(&spool, "1.1", "1.9", b"a"));
+    assert_ne!(first, second);
+    spool.complete(&second).unwrap();
+    let claim = spool.claim().unwrap().unwrap();
+    assert_eq!(std::fs::read(&claim.files[0]).unwrap(), b"a");
+    let object = SopReference {
+        sop_class_uid: Uid::parse("1.2.3").unwrap(),
+        sop_instance_uid: Uid::parse("1.1").unwrap(),
+    };
+    assert_eq!(spool.held(&[object]).unwrap(), [Held::Safe]);
+}
+
+#[test]
+fn a_series_without_a_result_is_tried_again_once_when_all_of_it_has_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    // By HTTP or from a folder: objects that come by an association are judged at its end.
+    let arrive = |spool: &Spool, sop: &str, series: &str, content: &[u8]| {
+        let arrival = Arrival {
+            sop_instance_uid: Uid::parse(sop).unwrap(),
+            sop_class_uid: None,
+            series_instance_uid: Uid::parse(series).unwrap(),
+            association: 0,
+            extension: "dcm".to_owned(),
+        };
+        spool.store(&arrival, durable::write(&spool.incoming(), content).unwrap()).unwrap()
+    };
+    let job = accepted(arrive(&spool, "1.1", "1.9", b"a"));
+    arrive(&spool, "1.2", "1.9", b"b");
+    let fail = |job: &JobId| {
+        spool.complete(job).unwrap();
+        let claim = spool.claim().unwrap().unwrap();
+        assert_eq!((&claim.job, claim.attempt), (job, 1));
+        spool.fail(job, "no").unwrap();
+    };
+    fail(&job);
+    assert_eq!(arrive(&spool, "1.1", "1.9", b"a"), Stored::Duplicate);
+    assert_eq!(arrive(&spool, "1.1", "1.9", b"a"), Stored::Duplicate);
+    assert_eq!(arrive(&spool, "1.2", "1.9", b"b"), Stored::Resent { job: job.clone() });
+    assert_eq!(arrive(&spool, "1.2", "1.9", b"b"), Stored::Duplicate, "it is under way");
+    fail(&job);
+    // Given up by a person, and sent again by another: a new revision.
+    let desk = Desk::open(Config { min_free_bytes: 0, ..Config::new(folder.path()) }).unwrap();
+    desk.drop(&Item::Job(job.clone())).unwrap();
+    assert_eq!(arrive(&spool, "1.1", "1.9", b"a"), Stored::Duplicate);
+    let Stored::Resent { job: next } = arrive(&spool, "1.2", "1.9", b"b") else {
+        panic!("not again")
+    };
+    assert_ne!(next, job);
+    assert_eq!(spool.claim().unwrap().unwrap().files.len(), 2);
 }

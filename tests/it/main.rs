@@ -35,6 +35,7 @@ mod phantom_model;
 mod project;
 mod queue;
 mod rooms;
+mod same;
 mod sampler;
 mod scripts;
 mod serial;

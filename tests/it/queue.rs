@@ -61,7 +61,7 @@ impl World for Embedded {
                 sop_class_uid: Some(Uid::parse("1.2.3").unwrap()),
                 series_instance_uid: Uid::parse(series).unwrap(),
                 association: 1,
-                extension: "dcm",
+                extension: "dcm".to_owned(),
             };
             spool.store(&arrival, durable::write(&spool.incoming(), content).unwrap()).unwrap();
         }

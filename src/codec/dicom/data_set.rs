@@ -77,6 +77,10 @@ impl DataSet {
         Some(&self.elements[at])
     }
 
+    pub(super) fn tags(&self) -> impl Iterator<Item = Tag> + '_ {
+        self.elements.iter().map(|element| element.tag)
+    }
+
     pub(super) fn context(&self) -> &Context {
         &self.context
     }

@@ -118,7 +118,7 @@ fn integer(value: f64) -> Option<i32> {
 }
 
 /// Objects with pixels that are no images to segment.
-pub(super) const NOT_IMAGES: [&str; 4] = [
+const NOT_IMAGES: [&str; 4] = [
     uids::SEGMENTATION_STORAGE,
     uids::LABEL_MAP_SEGMENTATION_STORAGE,
     uids::RT_DOSE_STORAGE,
@@ -126,7 +126,7 @@ pub(super) const NOT_IMAGES: [&str; 4] = [
 ];
 
 /// Whether the object is an image that can be segmented; a dose grid or a segmentation has pixels too.
-fn is_image(header: &DataSet) -> Result<bool, CodecError> {
+pub(super) fn is_image(header: &DataSet) -> Result<bool, CodecError> {
     let class = header.text(tags::SOP_CLASS_UID)?;
     Ok(header.has(tags::ROWS) && !class.is_some_and(|uid| NOT_IMAGES.contains(&uid.as_str())))
 }

@@ -16,6 +16,7 @@ mod lut;
 mod parse;
 mod part10;
 mod rle;
+mod same;
 mod samples;
 mod segmentation;
 mod series;
@@ -37,6 +38,7 @@ use super::{Case, CodecError};
 pub(super) use self::data_set::DataSet;
 pub use self::head::{Identity, identify, series_in};
 pub(super) use self::part10::{is_dicom, read_data_set};
+pub use self::same::differences;
 pub(super) use self::segmentation::{
     Frame, Segment, Segmentation as StoredSegmentation, is_segmentation,
 };

@@ -103,36 +103,18 @@ pub(super) fn coding_in(transfer_syntax: &str, data: &[u8]) -> Coding {
 
 impl Part10 {
     pub(super) fn open(path: &Path) -> Result<Self, CodecError> {
-        let read = |source| CodecError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        let length = file.metadata().map_err(read)?.len();
-        if length > MAX_FILE {
-            return Err(CodecError::unsupported(path, "a file above 4 GiB", "split or crop it"));
-        }
-        let mut bytes = Vec::with_capacity(length as usize);
-        file.take(MAX_FILE).read_to_end(&mut bytes).map_err(read)?;
-        Self::from_bytes(path, bytes)
+        Self::from_bytes(path, whole_file(path)?)
     }
 
     pub(super) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, CodecError> {
-        let mut start = Start::find(path, &bytes)?;
-        let mut bytes = Bytes::from(bytes);
-        if start.transfer_syntax == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
-            bytes = inflate(path, &bytes[start.data_set..])?.into();
-            start.data_set = 0;
-            uids::EXPLICIT_VR_LITTLE_ENDIAN.clone_into(&mut start.transfer_syntax);
-        }
-        let transfer_syntax =
-            TransferSyntaxRegistry.get(&start.transfer_syntax).ok_or_else(|| {
-                CodecError::unsupported(
-                    path,
-                    "its private or unknown transfer syntax",
-                    "have the sender use Explicit VR Little Endian",
-                )
-            })?;
-        let data = bytes.slice(start.data_set..);
-        let coding = coding_in(&start.transfer_syntax, &data);
-        let data_set = parse::parse(path, &data, start.data_set, coding)?;
+        let (data_set, syntax) = any(path, bytes)?;
+        let transfer_syntax = TransferSyntaxRegistry.get(&syntax).ok_or_else(|| {
+            CodecError::unsupported(
+                path,
+                "its private or unknown transfer syntax",
+                "have the sender use Explicit VR Little Endian",
+            )
+        })?;
         Ok(Self { data_set, transfer_syntax })
     }
 
@@ -143,6 +125,37 @@ impl Part10 {
     pub(super) fn into_data_set(self) -> DataSet {
         self.data_set
     }
+}
+
+/// A file's data set and its transfer syntax, which may be one whose pixels cannot be decoded here.
+pub(super) fn read_any(path: &Path) -> Result<(DataSet, String), CodecError> {
+    any(path, whole_file(path)?)
+}
+
+fn any(path: &Path, bytes: Vec<u8>) -> Result<(DataSet, String), CodecError> {
+    let mut start = Start::find(path, &bytes)?;
+    let mut bytes = Bytes::from(bytes);
+    if start.transfer_syntax == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
+        bytes = inflate(path, &bytes[start.data_set..])?.into();
+        start.data_set = 0;
+        uids::EXPLICIT_VR_LITTLE_ENDIAN.clone_into(&mut start.transfer_syntax);
+    }
+    let data = bytes.slice(start.data_set..);
+    let coding = coding_in(&start.transfer_syntax, &data);
+    let data_set = parse::parse(path, &data, start.data_set, coding)?;
+    Ok((data_set, start.transfer_syntax))
+}
+
+fn whole_file(path: &Path) -> Result<Vec<u8>, CodecError> {
+    let read = |source| CodecError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(read)?;
+    let length = file.metadata().map_err(read)?.len();
+    if length > MAX_FILE {
+        return Err(CodecError::unsupported(path, "a file above 4 GiB", "split or crop it"));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(read)?;
+    Ok(bytes)
 }
 
 /// A data set that came without a file around it. `what` stands for the file in errors.

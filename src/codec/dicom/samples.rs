@@ -31,19 +31,7 @@ pub(super) fn decode(
     view: View,
 ) -> Result<Vec<f32>, CodecError> {
     let pixels = image.pixels();
-    let needed = match raw.photometric {
-        Photometric::YbrFull422 => 2 * pixels,
-        _ => pixels * image.samples_per_pixel,
-    };
-    let width = usize::from(raw.allocated / 8);
-    if raw.bytes.len() < needed * width {
-        return Err(CodecError::Truncated {
-            path: path.to_owned(),
-            what: "a frame".into(),
-            needed: (needed * width) as u64,
-            present: raw.bytes.len() as u64,
-        });
-    }
+    let needed = count(path, image, raw)?;
     let stored = (0..needed).map(|index| stored_value(image, raw, index));
     Ok(match raw.photometric {
         Photometric::Monochrome1 | Photometric::Monochrome2 => {
@@ -69,6 +57,39 @@ pub(super) fn decode(
             colour(&values, pixels, raw)
         }
     })
+}
+
+/// Values of one frame as they are stored, colours as red, green and blue: what is the same in every lossless transfer
+/// syntax.
+pub(super) fn stored(
+    path: &Path,
+    image: &Image,
+    raw: &RawFrame<'_>,
+) -> Result<Vec<f32>, CodecError> {
+    let values = (0..count(path, image, raw)?).map(|index| stored_value(image, raw, index) as f32);
+    let values = values.collect::<Vec<_>>();
+    Ok(match raw.photometric {
+        Photometric::Monochrome1 | Photometric::Monochrome2 | Photometric::Palette => values,
+        _ => colour(&values, image.pixels(), raw),
+    })
+}
+
+/// How many samples a frame has.
+fn count(path: &Path, image: &Image, raw: &RawFrame<'_>) -> Result<usize, CodecError> {
+    let needed = match raw.photometric {
+        Photometric::YbrFull422 => 2 * image.pixels(),
+        _ => image.pixels() * image.samples_per_pixel,
+    };
+    let width = usize::from(raw.allocated / 8);
+    if raw.bytes.len() < needed * width {
+        return Err(CodecError::Truncated {
+            path: path.to_owned(),
+            what: "a frame".into(),
+            needed: (needed * width) as u64,
+            present: raw.bytes.len() as u64,
+        });
+    }
+    Ok(needed)
 }
 
 fn word(raw: &RawFrame<'_>, index: usize) -> u32 {

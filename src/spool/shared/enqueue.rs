@@ -9,6 +9,7 @@ use sqlx::{Connection, Row};
 use super::payloads::{self, Content};
 use super::{Shared, ms};
 use crate::durable::failpoint;
+use crate::spool::content::Likeness;
 use crate::spool::{InstanceState, JobId, JobState, SpoolError};
 
 /// One object in a device's spool.
@@ -84,16 +85,27 @@ impl Shared {
             .execute(&mut *transaction)
             .await?;
         let known = known(transaction, &handover.objects).await?;
-        let (mut accepted, mut contradicted) = (0, 0);
+        let (mut accepted, mut contradicted, mut reason) = (0, 0, None);
         for object in &handover.objects {
             let of_uid = known.get(&object.sop_instance_uid).map_or(&[][..], Vec::as_slice);
-            if of_uid.iter().any(|(sha256, _)| *sha256 == object.sha256) {
+            if of_uid.iter().any(|known| known.sha256 == object.sha256) {
                 continue;
             }
-            let has_other =
-                of_uid.iter().any(|(_, state)| state == InstanceState::Accepted.as_str());
-            let state =
-                if has_other { InstanceState::Quarantined } else { InstanceState::Accepted };
+            let first = of_uid.iter().find(|k| k.state == InstanceState::Accepted.as_str());
+            let state = match first {
+                None => InstanceState::Accepted,
+                Some(known) => match self.liken(known, object).await? {
+                    Likeness::Same => continue,
+                    Likeness::Better => {
+                        forget_broken(transaction, &object.sop_instance_uid).await?;
+                        InstanceState::Accepted
+                    }
+                    other @ Likeness::Other(_) => {
+                        reason = other.reason();
+                        InstanceState::Quarantined
+                    }
+                },
+            };
             let content = Content::File(&object.path);
             payloads::deposit(transaction, (day, &object.sha256), content).await?;
             sqlx::query(
@@ -118,10 +130,13 @@ impl Shared {
             }
         }
         if accepted > 0 {
-            self.open_job(transaction, series, JobState::Received).await?;
+            self.open_job(transaction, series, JobState::Received, None).await?;
         }
         if contradicted > 0 {
-            self.open_job(transaction, series, JobState::Quarantined).await?;
+            self.open_job(transaction, series, JobState::Quarantined, reason).await?;
+        }
+        if handover.is_complete && accepted + contradicted == 0 {
+            try_again(transaction, series).await?;
         }
         if handover.is_complete {
             sqlx::query(
@@ -147,15 +162,30 @@ impl Shared {
         })
     }
 
+    /// What an object is to the one that was accepted under its UID, which is brought here to be read.
+    async fn liken(&self, known: &Known, object: &Object) -> Result<Likeness, SpoolError> {
+        let content = self.content.get();
+        if content.is_none() {
+            return Ok(Likeness::Other(Vec::new()));
+        }
+        let folder = self.folder()?;
+        let Known { sha256, day, extension, bytes, .. } = known;
+        let payload = (day.as_str(), sha256.as_str(), extension.as_str(), *bytes);
+        match self.borrow(self.pool().await?, folder.path(), payload).await {
+            Ok(path) => Ok(Likeness::of(content, &path, &object.path)),
+            Err(SpoolError::Damaged { .. }) => Ok(Likeness::Better),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The job that has not started takes new objects in, or a new revision does.
     async fn open_job(
         &self,
         transaction: &mut PgConnection,
         series: &str,
         state: JobState,
+        reason: Option<String>,
     ) -> Result<(), SpoolError> {
-        let reason = (state == JobState::Quarantined)
-            .then_some("two objects with one SOP Instance UID and different content");
         let open = sqlx::query(
             "UPDATE jobs SET last_received_ms = now_ms(), reason = coalesce($3, reason),
                     state = CASE WHEN $2 = 'quarantined' THEN $2 ELSE state END
@@ -165,7 +195,7 @@ impl Shared {
         )
         .bind(series)
         .bind(state.as_str())
-        .bind(reason)
+        .bind(&reason)
         .execute(&mut *transaction)
         .await?;
         if open.rows_affected() > 0 {
@@ -210,21 +240,62 @@ impl Shared {
     }
 }
 
-/// By SOP Instance UID: digest and state of everything that came under it.
+/// Something that came under a SOP Instance UID.
+struct Known {
+    sha256: String,
+    state: String,
+    day: String,
+    extension: String,
+    bytes: u64,
+}
+
+/// All of it, by SOP Instance UID.
 async fn known(
     transaction: &mut PgConnection,
     objects: &[Object],
-) -> Result<HashMap<String, Vec<(String, String)>>, SpoolError> {
+) -> Result<HashMap<String, Vec<Known>>, SpoolError> {
     let uids: Vec<&str> = objects.iter().map(|object| object.sop_instance_uid.as_str()).collect();
-    let rows = sqlx::query("SELECT sop_uid, sha256, state FROM instances WHERE sop_uid = ANY ($1)")
-        .bind(uids)
-        .fetch_all(transaction)
-        .await?;
-    let mut known: HashMap<String, Vec<(String, String)>> = HashMap::new();
+    let rows = sqlx::query(
+        "SELECT sop_uid, sha256, state, day::text, extension, bytes FROM instances
+         WHERE sop_uid = ANY ($1)",
+    )
+    .bind(uids)
+    .fetch_all(transaction)
+    .await?;
+    let mut known: HashMap<String, Vec<Known>> = HashMap::new();
     for row in rows {
-        known.entry(row.try_get(0)?).or_default().push((row.try_get(1)?, row.try_get(2)?));
+        known.entry(row.try_get(0)?).or_default().push(Known {
+            sha256: row.try_get(1)?,
+            state: row.try_get(2)?,
+            day: row.try_get(3)?,
+            extension: row.try_get(4)?,
+            bytes: row.try_get::<i64, _>(5)?.cast_unsigned(),
+        });
     }
     Ok(known)
+}
+
+/// What was accepted under this UID cannot be read, and another file takes its place.
+async fn forget_broken(transaction: &mut PgConnection, sop_uid: &str) -> Result<(), SpoolError> {
+    sqlx::query("DELETE FROM instances WHERE sop_uid = $1 AND state = 'accepted'")
+        .bind(sop_uid)
+        .execute(transaction)
+        .await?;
+    Ok(())
+}
+
+/// A whole series came again: if it has failed or was given up, somebody still wants its result.
+async fn try_again(transaction: &mut PgConnection, series: &str) -> Result<(), SpoolError> {
+    sqlx::query(
+        "UPDATE jobs SET state = 'ready', ready_ms = now_ms(), attempts = 0, not_before_ms = 0,
+                finished_ms = NULL, reason = 'all of its objects were sent again'
+         WHERE id = (SELECT id FROM jobs WHERE series_uid = $1 ORDER BY revision DESC LIMIT 1)
+           AND state = 'failed'",
+    )
+    .bind(series)
+    .execute(transaction)
+    .await?;
+    Ok(())
 }
 
 pub(super) fn job_id(text: &str) -> Result<JobId, SpoolError> {

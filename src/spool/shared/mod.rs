@@ -29,7 +29,7 @@ use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -39,7 +39,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
 use self::heartbeat::Held;
-use super::SpoolError;
+use super::{Content, SpoolError};
 use crate::durable::DurableError;
 
 pub use config::{Config, Durability};
@@ -82,6 +82,8 @@ pub struct Shared {
     reach: AtomicU8,
     /// Its own: it outlives the daemon's for as long as a job under way needs it.
     runtime: Option<Runtime>,
+    /// Reads objects, where their content matters.
+    content: OnceLock<Arc<dyn Content>>,
 }
 
 /// Values of `Shared::reach`.
@@ -126,7 +128,13 @@ impl Shared {
             fetching,
             reach,
             runtime,
+            content: OnceLock::new(),
         })
+    }
+
+    /// From now on objects are known by their content, as in the device's own spool.
+    pub fn understand(&self, content: Arc<dyn Content>) {
+        let _ = self.content.set(content);
     }
 
     /// Whether the server answered the last call.

@@ -1,32 +1,30 @@
 //! Whether a DICOM file can be read to its end: what has to be known of an object before anybody is told that it is
 //! safe here.
 //!
-//! The data set is walked from its first byte to its last. Lengths have to fit into the file and into each other, and
-//! an image has to hold as many pixels as its attributes say: native ones by their length (PS3.5 section 8.1.1),
-//! encapsulated ones by their frames (section A.4), each of which ends as its codestream should. Nothing is
-//! decompressed, no value is kept but a few short ones, and no declared length is believed: the memory that this takes
-//! grows with the number of fragments alone. What follows the last element (zeros, Data Set Trailing Padding, PS3.10
-//! section 7.2) is no part of the object.
+//! The file is read as it is read to segment it, so that nothing is refused here which is read there. Beyond that an
+//! object has to hold what its kind cannot be without, and an image as many pixels as its attributes say: native ones by
+//! their length (PS3.5 section 8.1.1), encapsulated ones by their frames (section A.4), each of which ends as its
+//! codestream should. Nothing is decompressed. It takes memory as large as the file; of large files one is read at a time.
 //!
 //! Called by `ingest` at every door, and before storage commitment is given.
 
-mod bytes;
 mod pixels;
-mod walk;
 
-use std::fs::File;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use dicom_core::Tag;
-use dicom_core::dictionary::{UidDictionary, UidDictionaryEntry};
+use dicom_core::dictionary::{DataDictionary, UidDictionary, UidDictionaryEntry};
 use dicom_dictionary_std::sop_class::StandardSopClassDictionary;
-use dicom_dictionary_std::{tags, uids};
+use dicom_dictionary_std::{StandardDataDictionary, tags};
 
-use self::bytes::Bytes;
-use self::walk::{Coding, Found, Walk, name};
-use super::head::{Identity, identify};
-use super::instance::NOT_IMAGES;
+use super::data_set::DataSet;
+use super::{instance, part10};
 use crate::codec::CodecError;
+
+/// From this size on files are read one at a time, so that many senders do not take many times this much memory.
+const LARGE: u64 = 32 << 20;
+static LARGE_ONE: Mutex<()> = Mutex::new(());
 
 /// Checks that nothing of the object is missing.
 ///
@@ -43,65 +41,63 @@ pub fn check_whole(path: &Path) -> Result<(), CodecError> {
 /// # Errors
 /// As [`check_whole`].
 pub fn is_image(path: &Path) -> Result<bool, CodecError> {
-    let found = examine(path)?;
-    let class = found.text(tags::SOP_CLASS_UID);
-    let is_result = class.is_some_and(|class| NOT_IMAGES.contains(&class.as_str()));
-    Ok(found.has(tags::ROWS) && !is_result)
+    examine(path)
 }
 
-fn examine(path: &Path) -> Result<Found, CodecError> {
+fn examine(path: &Path) -> Result<bool, CodecError> {
     let read = |source| CodecError::Read { path: path.to_owned(), source };
-    let Identity { transfer_syntax, data_set, .. } = identify(path)?;
-    let (file, start) = (File::open(path).map_err(read)?, data_set as u64);
-    let syntax = transfer_syntax.as_str();
-    let coding = Coding {
-        implicit: syntax == uids::IMPLICIT_VR_LITTLE_ENDIAN,
-        big_endian: syntax == "1.2.840.10008.1.2.2", // retired, still met
-    };
-    let bytes = match syntax {
-        uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => Bytes::inflated(file, start),
-        _ => Bytes::plain(file, start),
-    };
-    let found = Walk::new(path, bytes.map_err(read)?, coding).run()?;
-    check_contents(&found, syntax, coding)
+    let is_large = std::fs::metadata(path).map_err(read)?.len() > LARGE;
+    let _turn = is_large.then(|| LARGE_ONE.lock().unwrap_or_else(PoisonError::into_inner));
+    let (data_set, syntax) = part10::read_any(path)?;
+    check_contents(&data_set, &syntax)
         .map_err(|reason| CodecError::malformed(path, "DICOM", reason))?;
-    Ok(found)
+    instance::is_image(&data_set)
 }
 
 /// Whether what an object of this kind cannot be without is there: a data set that was cut between two elements still
 /// parses.
-fn check_contents(found: &Found, syntax: &str, coding: Coding) -> Result<(), String> {
-    let class = found.text(tags::SOP_CLASS_UID);
-    let class = class.as_deref().and_then(|uid| StandardSopClassDictionary.by_uid(uid));
-    let class = class.map_or("", UidDictionaryEntry::name);
+fn check_contents(data_set: &DataSet, syntax: &str) -> Result<(), String> {
+    let class = data_set.text(tags::SOP_CLASS_UID).ok().flatten().unwrap_or_default();
+    let class = StandardSopClassDictionary.by_uid(&class).map_or("", UidDictionaryEntry::name);
     let required = |tag: Tag| {
-        let missing = || format!("{} is missing, which a {class} object has", name(tag));
-        found.has(tag).then_some(()).ok_or_else(missing)
+        let missing = || format!("{} is missing, which a {class} object has", keyword(tag));
+        data_set.get(tag).map(drop).ok_or_else(missing)
     };
-    if class.starts_with("Encapsulated ") {
-        return required(tags::ENCAPSULATED_DOCUMENT);
-    }
-    if class.contains("Waveform Storage") || class.contains("ECG") {
-        return required(tags::WAVEFORM_SEQUENCE);
-    }
-    if class.ends_with(" SR Storage") {
-        return required(tags::VALUE_TYPE);
-    }
     match class {
         "RT Structure Set Storage" => return required(tags::STRUCTURE_SET_ROI_SEQUENCE),
         "MR Spectroscopy Storage" => return required(tags::SPECTROSCOPY_DATA),
+        _ if class.starts_with("Encapsulated ") => return required(tags::ENCAPSULATED_DOCUMENT),
+        _ if class.ends_with(" Waveform Storage") => return required(tags::WAVEFORM_SEQUENCE),
+        _ if class.ends_with(" SR Storage") => {
+            required(tags::VALUE_TYPE)?;
+            return readable(data_set, tags::CONTENT_SEQUENCE);
+        }
         _ => {}
     }
-    let is_image = class.contains("Image Storage")
-        || class == "Segmentation Storage"
-        || class == "Label Map Segmentation Storage"
-        || class == "Parametric Map Storage";
-    let has_rows = found.has(tags::ROWS);
-    if found.pixels.is_none() && found.has(tags::PIXEL_DATA_PROVIDER_URL) {
+    let has = |tag| data_set.get(tag).is_some();
+    let has_pixels = PIXELS.into_iter().any(has);
+    if !has_pixels && has(tags::PIXEL_DATA_PROVIDER_URL) {
         return Ok(());
     }
-    if is_image || (has_rows && !class.is_empty()) || (has_rows && found.pixels.is_some()) {
-        return pixels::check(found, syntax, coding);
+    let is_image = class.contains("Image Storage")
+        || ["Segmentation Storage", "Label Map Segmentation Storage", "Parametric Map Storage"]
+            .contains(&class);
+    if is_image || (has(tags::ROWS) && (has_pixels || !class.is_empty())) {
+        return pixels::check(data_set, syntax);
     }
     Ok(())
+}
+
+/// Where pixels may be (PS3.3 C.7.6.3, C.7.6.24, C.7.6.25).
+const PIXELS: [Tag; 3] = [tags::PIXEL_DATA, tags::FLOAT_PIXEL_DATA, tags::DOUBLE_FLOAT_PIXEL_DATA];
+
+fn readable(data_set: &DataSet, tag: Tag) -> Result<(), String> {
+    let damaged = |_| format!("its {} is damaged", keyword(tag));
+    data_set.items(tag).map(drop).map_err(damaged)
+}
+
+/// The standard's keyword, or the tag where it has none: never a value.
+pub(super) fn keyword(tag: Tag) -> String {
+    let entry = StandardDataDictionary.by_tag(tag);
+    entry.map_or_else(|| format!("the element {tag}"), |entry| entry.alias.to_owned())
 }
