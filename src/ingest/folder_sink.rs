@@ -317,7 +317,10 @@ mod tests {
         assert_eq!(keep(&file(&whole)).unwrap(), whole);
         let twice = object("1.2.3", "2.25.2");
         keep(&file(&twice)).unwrap();
-        keep(&[file(&twice), vec![0; 8]].concat()).unwrap();
+        keep(&[file(&twice), vec![0; 8]].concat()).unwrap(); // padding: the same
+        let mut other = file(&twice);
+        *other.last_mut().unwrap() = b'8'; // of another series
+        keep(&other).unwrap();
         // By serial line a file has the name that its sender gives it.
         let stolen = object("1.2.3", "2.25.3");
         std::fs::write(folder.path().join("2.25.3.dcm"), file(&whole)).unwrap();

@@ -162,6 +162,7 @@ fn check_reason(round: u64, reason: &str, object: &Object) {
         "breaks off",
         "no fragment",
         "are no element",
+        "does not fit",
     ];
     assert!(words.iter().any(|word| reason.contains(word)), "round {round}: {reason}");
     assert!(reason.contains(object.word), "round {round}: {reason}, not {:?}", object.word);

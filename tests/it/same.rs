@@ -215,9 +215,9 @@ fn a_failed_series_is_tried_again_when_all_of_it_is_sent_again() {
     job("failed", 1);
     works.store(true, Ordering::SeqCst);
     // A part of it is no series.
-    store(daemon.address(), &files[..2]);
+    post_files(to, "form-data", &files[..2]);
     job("failed", 1);
-    store(daemon.address(), &files[2..]);
+    post_files(to, "form-data", &files[2..]);
     job("done", 1);
     // Done it stays, however often it comes.
     store(daemon.address(), &files);
