@@ -276,8 +276,11 @@ fn a_value_that_cannot_be_read_is_named_and_never_taken_for_an_absent_one() {
         change(&mut stored, tag, |element| *element = Element::new(tag, vr, bytes));
         let error =
             read(&part10(&stored, uids::EXPLICIT_VR_LITTLE_ENDIAN)).map(|_| ()).unwrap_err();
-        assert!(matches!(error, CodecError::Attribute { .. }), "{error}");
-        assert!(error.to_string().contains(name), "{error}");
+        // Where a slice lies is read by the description of its series, which names the attribute by its keyword.
+        let (is_plane, keyword) =
+            (matches!(error, CodecError::NoPlane { .. }), name.split(' ').next().unwrap());
+        assert!(is_plane || matches!(error, CodecError::Attribute { .. }), "{error}");
+        assert!(error.to_string().contains(if is_plane { keyword } else { name }), "{error}");
     }
 }
 

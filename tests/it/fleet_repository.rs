@@ -266,6 +266,10 @@ fn too_few_signatures_leave_a_release_waiting_and_are_refused_where_somebody_for
     // The second key signs on its own machine; the rest is done where the other keys are.
     let second = site.keys(&["targets-2", "snapshot", "timestamp"]);
     assert_eq!(repository.add_signatures(&second, Validity::default()).unwrap(), State::InForce);
+    // The forged timestamp and snapshot had this version, by keys that count: the next version is believed again.
+    device.refuses("2.targets.json");
+    let mut online = site.keys(&["snapshot", "timestamp"]);
+    repository.refresh(&mut online, Validity::default()).unwrap();
     assert_eq!(device.look().unwrap(), 1);
 }
 

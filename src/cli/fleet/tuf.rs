@@ -61,6 +61,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitStatus> {
     let (name, folder) =
         args.target_name.as_ref().zip(args.target_dir.as_ref()).with_context(missing)?;
     let path = client.download(name, &targets, folder)?;
-    println!("{}", path.display());
+    out!("{}", path.display())?;
     Ok(ExitStatus::Done)
 }
