@@ -296,7 +296,6 @@ fn spoil(parts: &mut BTreeMap<String, Vec<u8>>, name: &str, change: impl FnOnce(
 }
 
 #[test]
-#[ignore = "fails since parts were merged; to be mended"]
 fn a_release_is_taken_tried_and_committed_while_series_come_in() {
     let mut site = Site::new();
     let mut daemon = site.start(None);

@@ -272,7 +272,6 @@ fn a_series_is_paired_with_its_segmentation() {
 }
 
 #[test]
-#[ignore = "fails since parts were merged; to be mended"]
 fn the_faults_of_all_cases_are_told_at_once() {
     let folder = dataset();
     for (stem, size) in [("a", [32, 32]), ("b", [32, 32]), ("c", [32, 32])] {
@@ -283,10 +282,8 @@ fn the_faults_of_all_cases_are_told_at_once() {
     fs::write(folder.path().join("labels/b.png"), b"no picture").unwrap();
     let config = configuration(folder.path(), &["a", "b", "c"], &["v", "w"], "");
     let fault = open(&config, &recipe("lung", 32)).unwrap_err().to_string();
-    assert!(
-        fault.starts_with("3 of the cases cannot be used: a: the label is [1, 8, 9]"),
-        "{fault}"
-    );
+    assert!(fault.starts_with("3 of the cases cannot be used: "), "{fault}");
+    assert!(fault.contains("; a: the label is [1, 8, 9]"), "{fault}");
     assert!(fault.contains("b.png") && fault.contains("(v, w)"), "{fault}");
     assert!(!fault.contains("c: ") && fault.lines().count() == 1, "{fault}");
 
