@@ -53,12 +53,12 @@ impl Assembly {
         let (mask, agreement) = match manifest.decision {
             Decision::Argmax if grid.is_resampled() => {
                 let shares: Vec<_> = (0..means.dim().0).map(shares).collect();
-                let mask = stack(&shares).map_axis(Axis(0), largest);
-                (mask, shares.into_iter().skip(1).collect())
+                let winner = stack(&shares).map_axis(Axis(0), largest);
+                (grid.mask_to_source(winner), shares.into_iter().skip(1).collect())
             }
             Decision::Argmax => {
                 let winner = self.average(&self.rounded, grid).map_axis(Axis(0), largest);
-                (grid.mask_to_source(&winner), (1..means.dim().0).map(shares).collect())
+                (grid.mask_to_source(winner), (1..means.dim().0).map(shares).collect())
             }
             Decision::Threshold { foreground, rounded: at } => {
                 let flip = foreground == Polarity::Negative;
@@ -69,7 +69,7 @@ impl Assembly {
                 let mask = match at {
                     Rounding::Network if !grid.is_resampled() => {
                         let rounded = self.average(&self.rounded, grid);
-                        grid.mask_to_source(&rounded.index_axis(Axis(0), 0).mapv(decide))
+                        grid.mask_to_source(rounded.index_axis(Axis(0), 0).mapv(decide))
                     }
                     _ => share.mapv(decide),
                 };
@@ -110,8 +110,7 @@ impl Assembly {
                         };
                         u8::from(!(0..now.len()).all(beaten))
                     });
-                let open = if grid.is_resampled() { open } else { grid.mask_to_source(&open) };
-                open.mapv(|open| open > 0)
+                grid.mask_to_source(open).mapv(|open| open > 0)
             }
         };
         (mask, open)

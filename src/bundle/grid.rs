@@ -182,27 +182,22 @@ impl Grid {
         matches!(self.layout.way, Way::Resampled { .. })
     }
 
-    /// Carries a mask [D, H, W] on the unpadded working grid back to the source's grid, by nearest neighbour where the image
-    /// was resized or resampled.
+    /// Carries what was decided [D, H, W] back to the source's grid: by nearest neighbour where the image was resized, as it is
+    /// where the case was resampled, since there it is decided on the source's grid.
     #[must_use]
-    pub fn mask_to_source(&self, inner: &Array3<u8>) -> Array3<u8> {
+    pub fn mask_to_source(&self, decided: Array3<u8>) -> Array3<u8> {
         match &self.layout.way {
             Way::Turned { axes, oriented, .. } if self.inner == *oriented => {
-                turn_back(inner, *axes, self.source())
+                turn_back(&decided, *axes, self.source())
             }
             Way::Turned { axes, oriented: [_, h, w], .. } => {
-                turn_back(&resize_nearest(inner, [*h, *w]), *axes, self.source())
+                turn_back(&resize_nearest(&decided, [*h, *w]), *axes, self.source())
             }
-            Way::Resampled { to_model, .. } => Array3::from_shape_fn(self.source(), |(k, j, i)| {
-                let at = to_model.at([k, j, i].map(|index| index as f64));
-                inner[std::array::from_fn(|axis| {
-                    (at[axis].round().max(0.0) as usize).min(self.inner[axis] - 1)
-                })]
-            }),
+            Way::Resampled { .. } => decided,
         }
     }
 
-    /// Carries shares of votes [D, H, W] back likewise, by linear interpolation.
+    /// Carries shares of votes [D, H, W] on the unpadded working grid back to the source's grid, by linear interpolation.
     #[must_use]
     pub fn shares_to_source(&self, inner: &Array3<f32>) -> Array3<f32> {
         let view = inner.view().insert_axis(Axis(0));

@@ -3,7 +3,7 @@
 //! A [`Segmenter`] owns a bundle and the device that runs it. The condition features of a crop are computed
 //! once and shared by all votes and steps. The result depends on the case, the bundle, the seed and the
 //! number of votes alone, never on batch sizes or threads; a vote that ends early does so between the device's
-//! rounds, and within its bound may end elsewhere on another. Called by `cli`, `daemon` and the benchmarks.
+//! rounds, and within its bound may end elsewhere on another. Called by `cli`, `daemon`, `eval` and `bench`.
 
 mod choose;
 mod conditioned;

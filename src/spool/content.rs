@@ -3,7 +3,7 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::instances::count_accepted;
 use super::jobs::{self, JobId};
@@ -105,21 +105,11 @@ impl Spool {
         }
         resent.remove(series);
         drop(resent);
-        let now = now_ms();
         let job = match state {
             JobState::Failed => job,
-            _ => jobs::open_job(connection, series, now, JobState::Received, None)?,
+            _ => jobs::open_job(connection, series, now_ms(), JobState::Received, None)?,
         };
-        jobs::move_to(
-            connection,
-            &job,
-            JobState::Ready,
-            Some("all of its objects were sent again"),
-        )?;
-        connection.execute(
-            "UPDATE jobs SET attempts = 0, not_before_ms = 0, ready_ms = ?2 WHERE id = ?1",
-            params![job.as_str(), now],
-        )?;
+        jobs::run_again(connection, &job, "all of its objects were sent again")?;
         Ok(Some(job))
     }
 }

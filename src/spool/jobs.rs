@@ -403,8 +403,7 @@ fn supersede_failed(connection: &Connection, done: &JobId) -> Result<(), SpoolEr
     Ok(())
 }
 
-/// The one way from state to state, along [`JobState::next`].
-/// Makes a job ready that has ended without a result, with all its attempts.
+/// Makes a job ready that has no result, with all its attempts.
 pub(super) fn run_again(
     connection: &Connection,
     job: &JobId,
@@ -418,6 +417,7 @@ pub(super) fn run_again(
     Ok(())
 }
 
+/// The one way from state to state, along [`JobState::next`].
 pub(super) fn move_to(
     connection: &Connection,
     job: &JobId,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::project::{cdal, root, said};
+use crate::support::can_train;
 
 /// The published step and the adversarial term besides, penalised on every third step.
 const ADVERSARY: &str = "
@@ -64,14 +65,6 @@ licence = "MIT OR Apache-2.0"
     let path = folder.join("train.toml");
     fs::write(&path, text).unwrap();
     path
-}
-
-/// Whether there is a training build of ONNX Runtime for this processor.
-fn can_train() -> bool {
-    if cfg!(not(target_arch = "x86_64")) {
-        println!("left out: no training build of ONNX Runtime is published for this processor");
-    }
-    cfg!(target_arch = "x86_64")
 }
 
 fn start(config: &Path, resume: bool) -> Child {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::project::{root, said};
+use crate::support::can_train;
 
 /// A run of `steps` that makes a checkpoint at the end alone. `python`: a line of the configuration.
 fn configuration(folder: &Path, steps: u32, python: &str) -> PathBuf {
@@ -48,14 +49,6 @@ licence = "MIT OR Apache-2.0"
     let path = folder.join("train.toml");
     fs::write(&path, text).unwrap();
     path
-}
-
-/// Whether there is a training build of ONNX Runtime for this processor.
-fn can_train() -> bool {
-    if cfg!(not(target_arch = "x86_64")) {
-        println!("left out: no training build of ONNX Runtime is published for this processor");
-    }
-    cfg!(target_arch = "x86_64")
 }
 
 /// From a folder that has nothing to do with the project.

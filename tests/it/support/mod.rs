@@ -29,3 +29,11 @@ pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// Whether there is a training build of ONNX Runtime for this processor.
+pub fn can_train() -> bool {
+    if cfg!(not(target_arch = "x86_64")) {
+        println!("left out: no training build of ONNX Runtime is published for this processor");
+    }
+    cfg!(target_arch = "x86_64")
+}
